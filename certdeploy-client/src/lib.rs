@@ -1,0 +1,8 @@
+//! stub
+
+use certdeploy_common::daemon::exit::Exit;
+
+/// Runs the program.
+pub fn run() -> Exit {
+    Exit::Failed
+}

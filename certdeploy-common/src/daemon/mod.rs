@@ -1,0 +1,5 @@
+//! The shell around a process: its log, its end, its signals. Knows nothing of certificates.
+
+pub mod exit;
+pub mod logging;
+pub mod shutdown;

@@ -1,0 +1,5 @@
+//! Files that survive a power cut, and locks that do not survive their process. Knows nothing of what is inside.
+
+pub mod atomic;
+pub mod lock;
+pub mod private;

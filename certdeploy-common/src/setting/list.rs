@@ -1,0 +1,265 @@
+//! The list of settings: one declaration makes the struct, its parser, its reference and its test table.
+
+use super::place::{Complaint, Located, Place, Problems};
+use super::value::{Kind, Value};
+use super::yaml::{Content, Key, Node};
+
+/// What holds when a key is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// The file is refused.
+    Required,
+    /// This YAML text is read in its place.
+    Yaml(&'static str),
+}
+
+/// One setting, as people see it.
+#[derive(Debug)]
+pub struct Setting {
+    /// The key in the file.
+    pub key: &'static str,
+    /// Its type: what may stand there, with samples.
+    pub kind: &'static Kind,
+    /// What holds when it is absent.
+    pub default: Default,
+    /// Former or mistaken names that still work, with a warning.
+    pub old: &'static [&'static str],
+    /// What it does, in Markdown.
+    pub doc: &'static str,
+}
+
+/// A mapping with a fixed set of keys.
+pub trait Section: Sized {
+    /// The keys, in the order of the reference.
+    const SETTINGS: &'static [Setting];
+    /// What the section is called in messages ("config option", "client config option").
+    const NAME: &'static str;
+
+    /// Reads the mapping; all that is wrong goes to `problems`.
+    fn read_map(place: Place, map: Vec<(Key, Node)>, problems: &mut Problems) -> Option<Self>;
+}
+
+/// Reads a section from a whole document or a value.
+pub fn read_section<S: Section>(node: Node, problems: &mut Problems) -> Option<S> {
+    match node.content {
+        Content::Map(map) => S::read_map(node.place, map, problems),
+        Content::Null => S::read_map(node.place, Vec::new(), problems),
+        Content::Scalar { .. } | Content::List(_) => {
+            let complaint = Complaint::new(
+                node.place,
+                format!("Invalid {}: expected a mapping of keys, found {}", S::NAME, node.kind()),
+            );
+            problems.error(complaint);
+            None
+        }
+    }
+}
+
+/// The pairs of a mapping that no setting has taken yet.
+pub struct Pairs {
+    section: &'static str,
+    place: Place,
+    left: Vec<(Key, Node)>,
+}
+
+impl Pairs {
+    /// Starts taking settings out of `map`.
+    #[must_use]
+    pub fn new(section: &'static str, place: Place, map: Vec<(Key, Node)>) -> Self {
+        Self { section, place, left: map }
+    }
+
+    /// Takes one setting out, by its name or an old one; its default when it is absent.
+    pub fn take<V: Value>(&mut self, setting: &Setting, problems: &mut Problems) -> Option<Located<V::Out>> {
+        let Some((key, node)) = self.find(setting, problems) else {
+            return self.absent::<V>(setting, problems);
+        };
+        let place = node.place;
+        match V::read(setting.key, node, problems) {
+            Ok(value) => Some(Located { value, place }),
+            Err(mut complaint) => {
+                if complaint.place == Place::default() {
+                    complaint.place = key.place;
+                }
+                problems.error(complaint);
+                None
+            }
+        }
+    }
+
+    fn find(&mut self, setting: &Setting, problems: &mut Problems) -> Option<(Key, Node)> {
+        let at = self.left.iter().position(|(key, _)| key.name == setting.key);
+        let old = self.left.iter().position(|(key, _)| setting.old.contains(&key.name.as_str()));
+        if let Some(old) = old {
+            let (key, node) = self.left.remove(old);
+            if at.is_some() {
+                problems.error(Complaint::new(
+                    key.place,
+                    format!(
+                        "Invalid {}: `{}` is an old name of `{}`, which is given too; remove it",
+                        self.section, key.name, setting.key
+                    ),
+                ));
+                let at = self.left.iter().position(|(key, _)| key.name == setting.key)?;
+                return Some(self.left.remove(at));
+            }
+            problems.warn(key.place, format!("`{}` works, but its name is `{}` now", key.name, setting.key));
+            return Some((key, node));
+        }
+        at.map(|at| self.left.remove(at))
+    }
+
+    fn absent<V: Value>(&self, setting: &Setting, problems: &mut Problems) -> Option<Located<V::Out>> {
+        match setting.default {
+            Default::Required => {
+                problems.error(Complaint::new(
+                    self.place,
+                    format!("Invalid {}: missing required key `{}`", self.section, setting.key),
+                ));
+                None
+            }
+            Default::Yaml(text) => {
+                let node = super::yaml::parse(text).map_err(|complaint| problems.error(complaint)).ok()?;
+                let value = V::read(setting.key, node, problems);
+                value
+                    .map_err(|complaint| problems.error(complaint))
+                    .ok()
+                    .map(|value| Located { value, place: Place::default() })
+            }
+        }
+    }
+
+    /// Complains about every key that is left, with the nearest right one.
+    pub fn finish(self, settings: &[Setting], problems: &mut Problems) {
+        for (key, _) in self.left {
+            problems.error(Complaint::new(
+                key.place,
+                format!("Invalid {}: unknown key \"{}\"{}", self.section, key.name, hint(&key.name, settings)),
+            ));
+        }
+    }
+}
+
+fn hint(written: &str, settings: &[Setting]) -> String {
+    let distance = |setting: &Setting| {
+        let names = std::iter::once(&setting.key).chain(setting.old);
+        names.map(|name| strsim::osa_distance(written, name)).min().unwrap_or(usize::MAX)
+    };
+    let nearest = settings.iter().min_by_key(|setting| distance(setting));
+    match nearest {
+        Some(setting) if distance(setting) <= 1 + written.len() / 4 => {
+            format!(" (did you mean \"{}\"?)", setting.key)
+        }
+        _ => {
+            let known: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
+            format!(" (known keys: {})", known.join(", "))
+        }
+    }
+}
+
+/// Declares a section: a struct whose fields are the settings, and the list that documents and tests them.
+///
+/// ```text
+/// settings! {
+///     /// Keys of `server.yml`.
+///     pub struct ServerFile ("config option") {
+///         fail_fast: Switch = yaml "false", old [], "Stop on the first failed action.";
+///         privkey_filename: PathText = required, old ["private_key_file"], "The server's own key.";
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! settings {
+    (@default required) => { $crate::setting::Default::Required };
+    (@default yaml $text:literal) => { $crate::setting::Default::Yaml($text) };
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident ($section:literal) {
+            $( $key:ident : $kind:ty = $presence:ident $($default:literal)?, old [$($old:literal),*], $doc:literal; )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        pub struct $name {
+            $( #[doc = $doc] pub $key: $crate::setting::Located<<$kind as $crate::setting::Value>::Out>, )*
+        }
+
+        impl $crate::setting::Section for $name {
+            const NAME: &'static str = $section;
+            const SETTINGS: &'static [$crate::setting::Setting] = &[
+                $( $crate::setting::Setting {
+                    key: stringify!($key),
+                    kind: &<$kind as $crate::setting::Value>::KIND,
+                    default: $crate::settings!(@default $presence $($default)?),
+                    old: &[$($old),*],
+                    doc: $doc,
+                }, )*
+            ];
+
+            fn read_map(
+                place: $crate::setting::Place,
+                map: Vec<($crate::setting::yaml::Key, $crate::setting::yaml::Node)>,
+                problems: &mut $crate::setting::Problems,
+            ) -> Option<Self> {
+                let mut pairs = $crate::setting::list::Pairs::new($section, place, map);
+                let mut settings = <Self as $crate::setting::Section>::SETTINGS.iter();
+                $( let $key = pairs.take::<$kind>(settings.next()?, problems); )*
+                pairs.finish(<Self as $crate::setting::Section>::SETTINGS, problems);
+                Some(Self { $( $key: $key?, )* })
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::setting::list::read_section;
+    use crate::setting::value::{Count, Maybe, Nested, PathText, Switch};
+    use crate::setting::{Problems, Section, yaml};
+
+    crate::settings! {
+        /// A sample.
+        pub struct Sample ("config option") {
+            fail_fast: Switch = yaml "false", old ["fastfail"], "Stop.";
+            pubkey: Maybe<PathText> = yaml "null", old [], "A key.";
+            inner: Maybe<Nested<Inner>> = yaml "null", old [], "More.";
+        }
+    }
+    crate::settings! {
+        /// A nested sample.
+        pub struct Inner ("inner option") {
+            count: Count = required, old [], "How many.";
+        }
+    }
+
+    fn read(text: &str) -> (Option<Sample>, Problems) {
+        let mut problems = Problems::default();
+        let value = read_section(yaml::parse(text).unwrap(), &mut problems);
+        (value, problems)
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_place_and_the_nearest_right_one() {
+        let (value, problems) = read("fail_fast: yes\npubkye: x\n");
+        let all: Vec<String> = problems.errors.iter().map(|c| format!("{}: {}", c.place, c.message)).collect();
+        assert_eq!(all, ["2:1: Invalid config option: unknown key \"pubkye\" (did you mean \"pubkey\"?)"]);
+        assert!(value.is_some(), "the rest is read, so that all complaints come at once");
+    }
+
+    #[test]
+    fn old_names_work_with_a_warning_and_nested_sections_are_read() {
+        let (value, problems) = read("fastfail: on\ninner: {count: 3}\n");
+        assert!(problems.errors.is_empty());
+        assert_eq!(problems.warnings[0].message, "`fastfail` works, but its name is `fail_fast` now");
+        let value = value.unwrap();
+        assert!(value.fail_fast.value && value.pubkey.value.is_none());
+        assert_eq!(value.inner.value.unwrap().count.value, 3);
+        assert_eq!(Sample::SETTINGS.len(), 3);
+    }
+
+    #[test]
+    fn a_missing_required_key_is_named() {
+        let (_, problems) = read("inner: {}\n");
+        assert_eq!(problems.errors[0].message, "Invalid inner option: missing required key `count`");
+    }
+}

@@ -1,0 +1,254 @@
+//! The types of settings: what may stand behind a key, YAML 1.1 typing included. Each says what it expects and
+//! brings samples of right and wrong, from which the tests' table is made. Must not touch the file system.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::duration;
+use super::list::{Section, read_section};
+use super::mode::Mode;
+use super::place::{Complaint, Problems};
+use super::yaml::{Content, Node};
+use crate::daemon::logging::LogLevel;
+
+/// What a type of setting looks like from outside.
+#[derive(Debug)]
+pub struct Kind {
+    /// The type's name in the reference.
+    pub name: &'static str,
+    /// Ends the sentence "`key` must ...".
+    pub expected: &'static str,
+    /// Samples that are accepted, as YAML.
+    pub valid: &'static [&'static str],
+    /// Samples that are refused, as YAML.
+    pub invalid: &'static [&'static str],
+    /// The keys inside, for a section or a list of sections.
+    pub inside: Option<&'static [super::Setting]>,
+}
+
+/// A type of setting.
+pub trait Value {
+    /// What it is once read.
+    type Out;
+    /// How it looks from outside.
+    const KIND: Kind;
+
+    /// Reads the value of `key`.
+    ///
+    /// # Errors
+    /// A complaint that names what was expected.
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint>;
+}
+
+fn refuse(key: &str, node: &Node, expected: &str) -> Complaint {
+    let written = match &node.content {
+        Content::Scalar { text, .. } => text.clone(),
+        Content::Null => "null".to_owned(),
+        Content::List(_) | Content::Map(_) => node.kind().to_owned(),
+    };
+    Complaint::value(node.place, &written, key, expected)
+}
+
+/// Reads a scalar through `parse`.
+fn scalar<T>(key: &str, node: &Node, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Complaint> {
+    match &node.content {
+        Content::Scalar { text, .. } => parse(text.trim()).ok_or_else(|| refuse(key, node, expected)),
+        Content::Null | Content::List(_) | Content::Map(_) => Err(refuse(key, node, expected)),
+    }
+}
+
+macro_rules! scalar_kinds {
+    ($( $(#[$meta:meta])* $name:ident -> $out:ty, $label:literal, $expected:literal,
+        [$($valid:literal),*], [$($invalid:literal),*], $parse:expr; )*) => {$(
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub struct $name;
+        impl Value for $name {
+            type Out = $out;
+            const KIND: Kind = Kind {
+                name: $label, expected: $expected, valid: &[$($valid),*], invalid: &[$($invalid),*], inside: None,
+            };
+            fn read(key: &str, node: Node, _: &mut Problems) -> Result<$out, Complaint> {
+                scalar(key, &node, $expected, $parse)
+            }
+        }
+    )*};
+}
+
+scalar_kinds! {
+    /// true or false, in any YAML 1.1 spelling, quoted or not.
+    Switch -> bool, "true or false", "be true or false",
+        ["true", "no", "On", "'yes'"], ["maybe", "2", "{}"], switch;
+    /// A whole number from 0.
+    Count -> u32, "whole number", "be an integer greater than or equal to 0",
+        ["0", "12", "'3'", "1_000"], ["-1", "1.5", "many"], whole;
+    /// A whole number from 1.
+    Positive -> u32, "whole number from 1", "be an integer greater than or equal to 1",
+        ["1", "12", "'3'"], ["0", "-1", "x"], |text| whole(text).filter(|n| *n >= 1);
+    /// A number of bytes.
+    Bytes -> u64, "bytes", "be a number of bytes greater than 0",
+        ["1", "16384", "'65536'"], ["0", "-1", "1M"], |text| whole(text).filter(|n| *n >= 1).map(u64::from);
+    /// A TCP port.
+    Port -> u16, "port", "be a port number from 1 to 65535",
+        ["22", "'33774'"], ["0", "65536", "ssh"], |text| text.parse().ok().filter(|port| *port != 0);
+    /// A length of time in seconds.
+    Seconds -> Duration, "seconds", "be a number of seconds greater than or equal to 0",
+        ["0", "30", "1.5", "'10'"], ["-1", "soon", "1h"], duration::seconds;
+    /// Text.
+    Text -> String, "text", "be text",
+        ["x", "'1 2'"], ["{}", "{a: 1}"], |text| Some(text.to_owned());
+    /// A path.
+    PathText -> PathBuf, "path", "be a path",
+        ["/etc/certdeploy/x", "relative/x"], ["''", "{}"], |text| (!text.is_empty()).then(|| PathBuf::from(text));
+    /// A file mode.
+    ModeText -> Mode, "file mode", "be an octal mode from 0001 to 0777",
+        ["0600", "0o640", "'644'"], ["rw-", "0", "07777"], Mode::parse;
+    /// A name of the log levels of the Python program, or its number.
+    Level -> LogLevel, "log level",
+        "be one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
+        ["DEBUG", "ERROR", "30"], ["debug", "loud"], LogLevel::parse;
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+fn whole(text: &str) -> Option<u32> {
+    text.strip_prefix('+').unwrap_or(text).replace('_', "").parse().ok()
+}
+
+/// A length of time like `1h30m`; null is none.
+#[derive(Debug)]
+pub struct Delay;
+impl Value for Delay {
+    type Out = Duration;
+    const KIND: Kind = Kind {
+        name: "delay",
+        expected: "be numbers with units w, d, h, m or s, like \"1h30m\"",
+        valid: &["1h", "10m", "'1d 2h'", "null", "0"],
+        invalid: &["junk5sjunk", "5", "1x"],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, _: &mut Problems) -> Result<Duration, Complaint> {
+        match node.content {
+            Content::Null => Ok(Duration::ZERO),
+            Content::Scalar { .. } | Content::List(_) | Content::Map(_) => {
+                scalar(key, &node, Self::KIND.expected, |text| match text {
+                    "0" => Some(Duration::ZERO),
+                    _ => duration::pairs(text),
+                })
+            }
+        }
+    }
+}
+
+/// Any other type, or null.
+#[derive(Debug)]
+pub struct Maybe<V>(std::marker::PhantomData<V>);
+impl<V: Value> Value for Maybe<V> {
+    type Out = Option<V::Out>;
+    const KIND: Kind = V::KIND;
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        match node.content {
+            Content::Null => Ok(None),
+            Content::Scalar { .. } | Content::List(_) | Content::Map(_) => V::read(key, node, problems).map(Some),
+        }
+    }
+}
+
+/// A list; a single value stands for a list of one, null for an empty one.
+#[derive(Debug)]
+pub struct List<V>(std::marker::PhantomData<V>);
+impl<V: Value> Value for List<V> {
+    type Out = Vec<super::Located<V::Out>>;
+    const KIND: Kind = Kind {
+        name: list_name(V::KIND.name),
+        expected: V::KIND.expected,
+        valid: V::KIND.valid,
+        invalid: V::KIND.invalid,
+        inside: V::KIND.inside,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        let items = match node.content {
+            Content::Null => Vec::new(),
+            Content::List(items) => items,
+            content @ (Content::Scalar { .. } | Content::Map(_)) => vec![Node { place: node.place, content }],
+        };
+        let mut values = Vec::with_capacity(items.len());
+        for item in items {
+            let place = item.place;
+            match V::read(key, item, problems) {
+                Ok(value) => values.push(super::Located { value, place }),
+                Err(complaint) => problems.error(complaint),
+            }
+        }
+        Ok(values)
+    }
+}
+
+const fn list_name(of: &'static str) -> &'static str {
+    match of.as_bytes() {
+        b"text" => "list of text",
+        b"path" => "list of paths",
+        b"mapping" => "list of mappings",
+        _ => "list",
+    }
+}
+
+/// A section inside a section.
+#[derive(Debug)]
+pub struct Nested<S>(std::marker::PhantomData<S>);
+impl<S: Section> Value for Nested<S> {
+    type Out = S;
+    const KIND: Kind =
+        Kind { name: "mapping", expected: "be a mapping", valid: &[], invalid: &["7"], inside: Some(S::SETTINGS) };
+    fn read(_: &str, node: Node, problems: &mut Problems) -> Result<S, Complaint> {
+        let place = node.place;
+        let before = problems.errors.len();
+        read_section(node, problems).ok_or_else(|| {
+            // What is wrong inside has been said with its own place; saying it again here would only hide it.
+            problems.errors.get(before).cloned().unwrap_or_else(|| Complaint::new(place, "not readable"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setting::yaml;
+
+    fn table<V: Value>() {
+        for (samples, want) in [(V::KIND.valid, true), (V::KIND.invalid, false)] {
+            for sample in samples {
+                let mut problems = Problems::default();
+                let read = V::read("key", yaml::parse(sample).unwrap(), &mut problems);
+                problems.errors.extend(read.err());
+                assert_eq!(problems.errors.is_empty(), want, "{}: {sample}", V::KIND.name);
+                for complaint in problems.errors {
+                    assert!(complaint.message.contains(V::KIND.expected), "{}", complaint.message);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn samples_of_each_type_are_accepted_or_refused_with_what_was_expected() {
+        table::<Switch>();
+        table::<Count>();
+        table::<Positive>();
+        table::<Bytes>();
+        table::<Port>();
+        table::<Seconds>();
+        table::<Text>();
+        table::<PathText>();
+        table::<ModeText>();
+        table::<Level>();
+        table::<Delay>();
+        table::<Maybe<Port>>();
+        table::<List<Port>>();
+    }
+}

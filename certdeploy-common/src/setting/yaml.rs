@@ -1,0 +1,228 @@
+//! YAML text -> [`Node`], a tree of scalars as they were written, each with its place in the file.
+//!
+//! The only file that names `serde_yaml`. It must not know any key: what a scalar means is decided by the
+//! setting's own type (`value.rs`), because existing configs rely on YAML 1.1 typing (`yes`, `0600`, `15:00`).
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::{DuplicateKeyPolicy, Location, Spanned};
+
+use super::{Complaint, Place};
+
+/// A value of a config file and where it stands.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Where the value begins.
+    pub place: Place,
+    /// What stands there.
+    pub content: Content,
+}
+
+/// What a [`Node`] holds.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// A scalar, as written.
+    Scalar {
+        /// The text, without quotes.
+        text: String,
+        /// Whether it stood in quotes, which makes it text whatever it looks like.
+        quoted: bool,
+    },
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping, in the order of the file.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping and where it stands.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Where the key begins.
+    pub place: Place,
+    /// The key itself.
+    pub name: String,
+}
+
+impl Node {
+    /// Names the kind of value for a message ("a list").
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.content {
+            Content::Null => "nothing",
+            Content::Scalar { .. } => "a single value",
+            Content::List(_) => "a list",
+            Content::Map(_) => "a mapping",
+        }
+    }
+}
+
+/// Parses one YAML (or JSON) document; an empty one is [`Content::Null`].
+///
+/// # Errors
+/// Text that is no YAML, a duplicate key, an anchor bomb: one complaint with its place.
+pub fn parse(text: &str) -> Result<Node, Complaint> {
+    let options = serde_yaml::options! { duplicate_keys: DuplicateKeyPolicy::Error };
+    let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
+        let place = error.location().map_or_else(Place::default, |at| place(&at));
+        let message = error.without_snippet().to_string();
+        Complaint::new(place, format!("not valid YAML: {}", message.lines().next().unwrap_or_default()))
+    })?;
+    Ok(node(raw, text))
+}
+
+fn node(raw: Spanned<Raw>, text: &str) -> Node {
+    let at = place(&raw.referenced);
+    let content = match raw.value {
+        Raw::Null => Content::Null,
+        Raw::Text(parsed) => {
+            let quoted = written(&raw.defined, text).is_some_and(|w| w.starts_with(['"', '\'', '|', '>']));
+            Content::Scalar { text: parsed, quoted }
+        }
+        Raw::Other(parsed) => {
+            let text = written(&raw.defined, text).map_or(parsed, |w| w.trim().to_owned());
+            Content::Scalar { text, quoted: false }
+        }
+        Raw::List(items) => Content::List(items.into_iter().map(|item| node(item, text)).collect()),
+        Raw::Map(pairs) => Content::Map(
+            pairs
+                .into_iter()
+                .map(|(key, value)| {
+                    let as_written = || written(&key.defined, text).map(|w| w.trim().to_owned());
+                    let name = match &key.value {
+                        Raw::Text(name) => name.clone(),
+                        Raw::Other(name) => as_written().unwrap_or_else(|| name.clone()),
+                        Raw::Null => "null".to_owned(),
+                        Raw::List(_) | Raw::Map(_) => "?".to_owned(),
+                    };
+                    (Key { place: place(&key.referenced), name }, node(value, text))
+                })
+                .collect(),
+        ),
+    };
+    Node { place: at, content }
+}
+
+/// The scalar's own characters: `0600` must not become 600.
+fn written<'t>(at: &Location, text: &'t str) -> Option<&'t str> {
+    let span = at.span();
+    let start = usize::try_from(span.byte_offset()?).ok()?;
+    let length = usize::try_from(span.byte_len()?).ok()?;
+    text.get(start..start.checked_add(length)?)
+}
+
+fn place(at: &Location) -> Place {
+    Place { line: at.line(), column: at.column() }
+}
+
+enum Raw {
+    Null,
+    Text(String),
+    Other(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<Raw>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Other(value.to_string()))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Other(value.to_string()))
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Other(value.to_string()))
+    }
+    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
+        Ok(Raw::Other(value.to_string()))
+    }
+    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
+        Ok(Raw::Other(value.to_string()))
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Other(value.to_string()))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_owned()))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Raw::Map(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn show(node: &Node) -> String {
+        let at = node.place;
+        match &node.content {
+            Content::Null => format!("{at}:null"),
+            Content::Scalar { text, quoted } => format!("{at}:{}{text}", if *quoted { "'" } else { "" }),
+            Content::List(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
+            Content::Map(pairs) => format!(
+                "{{{}}}",
+                pairs.iter().map(|(k, v)| format!("{}={}", k.name, show(v))).collect::<Vec<_>>().join(" ")
+            ),
+        }
+    }
+
+    #[test]
+    fn scalars_keep_the_characters_of_the_file() {
+        let cases = [
+            ("a: 0600", "{a=1:4:0600}"),
+            ("a: 15:00", "{a=1:4:15:00}"),
+            ("a: '0600'", "{a=1:4:'0600}"),
+            ("a: yes", "{a=1:4:yes}"),
+            ("a: 1_000", "{a=1:4:1_000}"),
+            ("a: 0x1F", "{a=1:4:0x1F}"),
+            ("a: 1e3 # comment", "{a=1:4:1e3}"),
+            ("a: ~", "{a=1:4:null}"),
+            ("a:\n  - x\n  - 2", "{a=[2:5:x 3:5:2]}"),
+            ("{\"a\": [1, true]}", "{a=[1:8:1 1:11:true]}"),
+            ("b: &x {m: 07}\na:\n  <<: *x\n  n: 1", "{b={m=1:11:07} a={n=4:6:1 m=3:7:07}}"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(show(&parse(text).unwrap()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_null_and_broken_ones_name_the_place() {
+        assert!(matches!(parse("").unwrap().content, Content::Null));
+        assert_eq!(parse("a: 1\na: 2\n").unwrap_err().place.line, 2);
+        assert_eq!(parse("a: 1\nb: [\n").unwrap_err().place.line, 2);
+    }
+}

@@ -1,0 +1,229 @@
+//! SSH keys as people hand them to us: private keys of files, public keys of config lines, and `keygen`.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use russh::keys::ssh_key::{self, LineEnding};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
+use zeroize::Zeroizing;
+
+use crate::fs::{atomic, private};
+
+/// The largest private key file, in bytes.
+const LIMIT: u64 = 16 * 1024;
+
+/// Why a key cannot be used; each sentence says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] private::PrivateFileError),
+    /// It is encrypted.
+    #[error("`{0}` is encrypted with a passphrase; make a key without one with `keygen PATH`")]
+    Encrypted(String),
+    /// It is an RSA key and this build has no RSA.
+    #[error(
+        "`{0}` is an RSA key, which this build does not use; make an ed25519 key with `keygen PATH`, or build with `--features rsa`"
+    )]
+    Rsa(String),
+    /// It is no key.
+    #[error("`{name}` holds no SSH private key ({cause}); make one with `keygen PATH`")]
+    NotPrivate {
+        /// What was read.
+        name: String,
+        /// What the parser says.
+        cause: String,
+    },
+    /// It is no public key.
+    #[error("not an SSH public key; expected a line like `ssh-ed25519 AAAA...`")]
+    NotPublic,
+    /// The kind is not used.
+    #[error("`{0}` keys are not used; expected ed25519 or ECDSA")]
+    Kind(String),
+    /// `keygen` would overwrite something.
+    #[error("`{}` exists; keygen does not overwrite keys", .0.display())]
+    Exists(PathBuf),
+    /// `keygen` cannot write.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Reads a private key of a file that only its owner can read.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn load_private(path: &Path) -> Result<PrivateKey, KeyError> {
+    let bytes = private::read(path, LIMIT)?;
+    let name = path.display().to_string();
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| KeyError::NotPrivate { name: name.clone(), cause: "not text".to_owned() })?;
+    parse_private(text, &name)
+}
+
+/// Reads a private key in OpenSSH or PKCS#8 form; `name` is what messages call it.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn parse_private(text: &str, name: &str) -> Result<PrivateKey, KeyError> {
+    if text.contains("BEGIN RSA PRIVATE KEY") && !rsa() {
+        return Err(KeyError::Rsa(name.to_owned()));
+    }
+    let key = match russh::keys::decode_secret_key(text, None) {
+        Ok(key) => key,
+        Err(russh::keys::Error::KeyIsEncrypted) => return Err(KeyError::Encrypted(name.to_owned())),
+        Err(error) => return Err(KeyError::NotPrivate { name: name.to_owned(), cause: error.to_string() }),
+    };
+    if key.is_encrypted() {
+        return Err(KeyError::Encrypted(name.to_owned()));
+    }
+    match usable(&key.algorithm()) {
+        Ok(()) => Ok(key),
+        Err(KeyError::Rsa(_)) => Err(KeyError::Rsa(name.to_owned())),
+        Err(other) => Err(other),
+    }
+}
+
+/// Writes a private key as text that [`parse_private`] reads, for handing it to our own other process.
+///
+/// # Errors
+/// The key cannot be encoded; does not happen to keys that were parsed.
+pub fn encode_private(key: &PrivateKey) -> Result<Zeroizing<String>, KeyError> {
+    key.to_openssh(LineEnding::LF)
+        .map_err(|error| KeyError::NotPrivate { name: "the key".to_owned(), cause: error.to_string() })
+}
+
+/// Reads a public key: `ssh-ed25519 AAAA... comment`, or the bare base64.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn parse_public(line: &str) -> Result<PublicKey, KeyError> {
+    let mut words = line.split_whitespace();
+    let (Some(first), second) = (words.next(), words.next()) else { return Err(KeyError::NotPublic) };
+    let blob = second.filter(|_| first.parse::<Algorithm>().is_ok_and(|a| !matches!(a, Algorithm::Other(_))));
+    let key = russh::keys::parse_public_key_base64(blob.unwrap_or(first)).map_err(|_| KeyError::NotPublic)?;
+    if blob.is_some() && first != key.algorithm().as_str() {
+        return Err(KeyError::NotPublic);
+    }
+    usable(&key.algorithm())?;
+    Ok(key)
+}
+
+fn usable(algorithm: &Algorithm) -> Result<(), KeyError> {
+    match algorithm {
+        Algorithm::Ed25519 | Algorithm::Ecdsa { .. } => Ok(()),
+        Algorithm::Rsa { .. } if rsa() => Ok(()),
+        Algorithm::Rsa { .. } => Err(KeyError::Rsa("the key".to_owned())),
+        other => Err(KeyError::Kind(other.to_string())),
+    }
+}
+
+/// Whether this build has RSA.
+#[must_use]
+pub const fn rsa() -> bool {
+    cfg!(feature = "rsa")
+}
+
+/// `SHA256:...`, as `ssh-keygen -l` shows it.
+#[must_use]
+pub fn fingerprint(key: &PublicKey) -> String {
+    key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+/// The public half as one line, as `keygen` writes it to `PATH.pub`.
+///
+/// # Errors
+/// The key cannot be encoded; does not happen to keys that were parsed.
+pub fn public_line(key: &PublicKey) -> Result<String, KeyError> {
+    key.to_openssh().map_err(|_| KeyError::NotPublic)
+}
+
+/// Makes an ed25519 key pair: `path` (0600) and `path.pub` (0644). Returns the public line.
+///
+/// # Errors
+/// Either file exists or cannot be written.
+pub fn generate(path: &Path, comment: &str) -> Result<String, KeyError> {
+    let public_path = PathBuf::from(format!("{}.pub", path.display()));
+    for file in [path, &public_path] {
+        if file.symlink_metadata().is_ok() {
+            return Err(KeyError::Exists(file.to_owned()));
+        }
+    }
+    let unwritable = |source| KeyError::Unwritable { path: path.to_owned(), source };
+    let pair = ssh_key::private::Ed25519Keypair::from_seed(&Zeroizing::new(random::<32>().map_err(unwritable)?));
+    let mut key = PrivateKey::from(pair);
+    key.set_comment(comment);
+    let line = public_line(key.public_key())?;
+    let write = |file: &Path, bytes: &[u8], mode| {
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        atomic::create(file, bytes, mode)
+            .and_then(|()| atomic::sync_directory(parent))
+            .map_err(|source| KeyError::Unwritable { path: file.to_owned(), source })
+    };
+    write(path, encode_private(&key)?.as_bytes(), 0o600)?;
+    write(&public_path, format!("{line}\n").as_bytes(), 0o644)?;
+    Ok(line)
+}
+
+/// Random bytes, for keys and for the ids of pushes.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    use ring::rand::SecureRandom;
+    let mut bytes = [0; N];
+    ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| std::io::Error::other("no randomness"))?;
+    Ok(bytes)
+}
+
+/// The algorithms we offer: russh's own choice without SHA-1 `ssh-rsa`, and without RSA where it is not built in.
+#[must_use]
+pub fn preferred() -> russh::Preferred {
+    let mut preferred = russh::Preferred::default();
+    let kept = preferred.key.iter().filter(|algorithm| match algorithm {
+        Algorithm::Rsa { hash } => rsa() && hash.is_some(),
+        _ => true,
+    });
+    preferred.key = Cow::Owned(kept.cloned().collect());
+    preferred.compression = Cow::Borrowed(&[russh::compression::NONE]);
+    preferred
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_key_is_private_loads_again_and_is_never_overwritten() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let line = generate(&path, "certdeploy").unwrap();
+        let key = load_private(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("key.pub")).unwrap(), format!("{line}\n"));
+        assert_eq!(parse_public(&line).unwrap().key_data(), key.public_key().key_data());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(generate(&path, ""), Err(KeyError::Exists(_))));
+    }
+
+    #[test]
+    fn public_keys_are_taken_with_type_or_bare() {
+        let blob = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
+        let typed = parse_public(&format!("ssh-ed25519   {blob} some comment\n")).unwrap();
+        assert_eq!(parse_public(blob).unwrap().key_data(), typed.key_data());
+        assert_eq!(parse_public(&format!("{blob} a comment")).unwrap().key_data(), typed.key_data());
+        for bad in ["", "ssh-ed25519", "ssh-ed25519 xx", "AAAA", &format!("ecdsa-sha2-nistp256 {blob}")] {
+            assert!(matches!(parse_public(bad), Err(KeyError::NotPublic)), "{bad}");
+        }
+        assert!(fingerprint(&typed).starts_with("SHA256:"));
+    }
+
+    #[test]
+    fn ssh_rsa_with_sha1_is_never_offered() {
+        assert!(!preferred().key.iter().any(|a| a.as_str() == "ssh-rsa"));
+    }
+}

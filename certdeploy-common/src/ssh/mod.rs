@@ -1,0 +1,3 @@
+//! What both ends of SSH share: keys and the choice of algorithms. The only part of this crate that names russh.
+
+pub mod key;
