@@ -25,8 +25,23 @@ pub struct Manifest {
     /// Whether an older or expired certificate is to be installed all the same and updates are to run again.
     #[serde(default)]
     pub force: bool,
+    /// The leaf as PEM, so that a key can be checked though no certificate file is wanted.
+    pub leaf: String,
     /// The files.
     pub files: Vec<Entry>,
+}
+
+/// What a pusher says of an upload beside its bytes.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    /// See [`Manifest::domains`].
+    pub domains: BTreeSet<Domain>,
+    /// See [`Manifest::leaf`].
+    pub leaf: String,
+    /// See [`Manifest::time`].
+    pub time: i64,
+    /// See [`Manifest::force`].
+    pub force: bool,
 }
 
 /// One file of an upload.
@@ -60,21 +75,15 @@ pub enum ManifestFault {
 impl Manifest {
     /// The manifest of `bundle`.
     #[must_use]
-    pub fn of(
-        push: PushId,
-        lineage: Lineage,
-        domains: BTreeSet<Domain>,
-        bundle: &Bundle,
-        time: i64,
-        force: bool,
-    ) -> Self {
+    pub fn of(push: PushId, lineage: Lineage, bundle: &Bundle, claims: Claims) -> Self {
         let entry = |(name, bytes): (FileName, &[u8])| Entry {
             name,
             length: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             sha256: Digest::of(bytes),
         };
         let files = bundle.files().map(entry).collect();
-        Self { version: 1, push, lineage, digest: bundle.digest(), domains, time, force, files }
+        let Claims { domains, leaf, time, force } = claims;
+        Self { version: 1, push, lineage, digest: bundle.digest(), domains, time, force, leaf, files }
     }
 
     /// As it goes over the wire.
@@ -134,14 +143,9 @@ mod tests {
         let mut bundle = Bundle::default();
         bundle.insert(FileName::Fullchain, Zeroizing::new(b"chain".to_vec()));
         bundle.insert(FileName::Privkey, Zeroizing::new(b"key".to_vec()));
-        let manifest = Manifest::of(
-            PushId::new([1; 16]),
-            "example.com".parse().unwrap(),
-            BTreeSet::from(["example.com".parse().unwrap()]),
-            &bundle,
-            1_700_000_000,
-            false,
-        );
+        let domains = BTreeSet::from(["example.com".parse().unwrap()]);
+        let claims = Claims { domains, leaf: String::new(), time: 1_700_000_000, force: false };
+        let manifest = Manifest::of(PushId::new([1; 16]), "example.com".parse().unwrap(), &bundle, claims);
         let read = Manifest::decode(&manifest.encode()).unwrap();
         assert_eq!(read, manifest);
         assert_eq!(read.matches(&bundle), Ok(()));

@@ -11,5 +11,5 @@ pub mod manifest;
 pub mod receipt;
 
 pub use layout::PushId;
-pub use manifest::Manifest;
+pub use manifest::{Claims, Manifest};
 pub use receipt::{Held, Holdings, Receipt, Update, Verdict};
