@@ -11,6 +11,8 @@ pub enum Default {
     Required,
     /// This YAML text is read in its place.
     Yaml(&'static str),
+    /// Nothing: another setting decides. Only for types that can be unset, see [`Value::unset`].
+    Unset,
 }
 
 /// One setting, as people see it.
@@ -118,6 +120,7 @@ impl Pairs {
                 ));
                 None
             }
+            Default::Unset => V::unset().map(|value| Located { value, place: Place::default() }),
             Default::Yaml(text) => {
                 let node = super::yaml::parse(text).map_err(|complaint| problems.error(complaint)).ok()?;
                 let value = V::read(setting.key, node, problems);
@@ -157,6 +160,18 @@ fn hint(written: &str, settings: &[Setting]) -> String {
     }
 }
 
+/// `r#type`, as Rust must write it, is the key `type`.
+#[must_use]
+pub const fn plain_name(written: &'static str) -> &'static str {
+    match written.as_bytes() {
+        [b'r', b'#', rest @ ..] => match std::str::from_utf8(rest) {
+            Ok(name) => name,
+            Err(_) => written,
+        },
+        _ => written,
+    }
+}
+
 /// Declares a section: a struct whose fields are the settings, and the list that documents and tests them.
 ///
 /// ```text
@@ -171,6 +186,7 @@ fn hint(written: &str, settings: &[Setting]) -> String {
 #[macro_export]
 macro_rules! settings {
     (@default required) => { $crate::setting::Default::Required };
+    (@default unset) => { $crate::setting::Default::Unset };
     (@default yaml $text:literal) => { $crate::setting::Default::Yaml($text) };
     (
         $(#[$meta:meta])*
@@ -188,7 +204,7 @@ macro_rules! settings {
             const NAME: &'static str = $section;
             const SETTINGS: &'static [$crate::setting::Setting] = &[
                 $( $crate::setting::Setting {
-                    key: stringify!($key),
+                    key: $crate::setting::list::plain_name(stringify!($key)),
                     kind: &<$kind as $crate::setting::Value>::KIND,
                     default: $crate::settings!(@default $presence $($default)?),
                     old: &[$($old),*],

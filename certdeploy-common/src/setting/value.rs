@@ -38,6 +38,12 @@ pub trait Value {
     /// # Errors
     /// A complaint that names what was expected.
     fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint>;
+
+    /// What it is when it is not given and has no default of its own; `None` for types that cannot be unset.
+    #[must_use]
+    fn unset() -> Option<Self::Out> {
+        None
+    }
 }
 
 fn refuse(key: &str, node: &Node, expected: &str) -> Complaint {
@@ -157,6 +163,20 @@ impl<V: Value> Value for Maybe<V> {
             Content::Null => Ok(None),
             Content::Scalar { .. } | Content::List(_) | Content::Map(_) => V::read(key, node, problems).map(Some),
         }
+    }
+}
+
+/// Any other type; not given is something else than null.
+#[derive(Debug)]
+pub struct Given<V>(std::marker::PhantomData<V>);
+impl<V: Value> Value for Given<V> {
+    type Out = Option<V::Out>;
+    const KIND: Kind = V::KIND;
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        V::read(key, node, problems).map(Some)
+    }
+    fn unset() -> Option<Self::Out> {
+        Some(None)
     }
 }
 
