@@ -1,1 +1,29 @@
+//! The harness of the proof: a [`World`] of keys, a CA, lineages as certbot lays them out, both programs as child
+//! processes on loopback, and the real things around them. It must not know how the programs work inside: what it
+//! knows of them is their command line, their config, their files and their log.
 
+pub mod ca;
+pub mod certbot;
+pub mod chance;
+pub mod lineage;
+pub mod loop_image;
+pub mod need;
+pub mod pebble;
+pub mod power;
+pub mod process;
+pub mod readers;
+pub mod reference;
+pub mod sftp;
+pub mod sshd;
+pub mod status;
+pub mod target;
+pub mod wait;
+pub mod wire_tap;
+pub mod world;
+
+pub use ca::Ca;
+pub use lineage::Lineage;
+pub use process::{Daemon, Ran};
+pub use target::Target;
+pub use wait::until;
+pub use world::World;

@@ -1,0 +1,82 @@
+//! A small ext4 file system in a file. A copy of the file is the disk after a power cut: it holds what reached the
+//! block device and nothing that was only in the page cache; the journal is replayed when the copy is mounted.
+
+use std::path::{Path, PathBuf};
+
+use crate::process::{command, run};
+
+const SIZE: u64 = 24 * 1024 * 1024;
+
+/// The image and where it is mounted.
+#[derive(Debug)]
+pub struct LoopImage {
+    file: PathBuf,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    mounted: bool,
+}
+
+impl LoopImage {
+    /// Makes an empty file system and mounts it, both in `folder`.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        std::fs::create_dir_all(folder.join("mount")).expect("a folder");
+        let mut image = Self { file: folder.join("disk.img"), mount: folder.join("mount"), mounted: false };
+        let file = std::fs::File::create(&image.file).and_then(|file| file.set_len(SIZE));
+        file.expect("make the image");
+        let mut make = command("/usr/sbin/mkfs.ext4");
+        make.args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image.file);
+        let _ = run(make).ended(0);
+        image.attach();
+        image
+    }
+
+    /// Puts everything on the disk and keeps a copy of it as `baseline`.
+    pub fn keep(&mut self) {
+        self.detach();
+        std::fs::copy(&self.file, self.file.with_extension("baseline")).expect("copy the image");
+        self.attach();
+    }
+
+    /// Back to the baseline.
+    pub fn restore(&mut self) {
+        self.detach();
+        std::fs::copy(self.file.with_extension("baseline"), &self.file).expect("copy the image");
+        self.attach();
+    }
+
+    /// The power fails now and comes back: what was not on the disk is gone.
+    pub fn cut_power(&mut self) {
+        let after = self.file.with_extension("after");
+        std::fs::copy(&self.file, &after).expect("copy the image");
+        self.detach();
+        std::fs::rename(&after, &self.file).expect("put the copy in its place");
+        self.attach();
+    }
+
+    fn attach(&mut self) {
+        let mut mount = command("/usr/bin/mount");
+        // The journal must not be written by the clock: only what a program synced counts.
+        mount.args(["-o", "loop,noatime,commit=600"]).arg(&self.file).arg(&self.mount);
+        let _ = run(mount).ended(0);
+        self.mounted = true;
+    }
+
+    fn detach(&mut self) {
+        let mut umount = command("/usr/bin/umount");
+        umount.arg(&self.mount);
+        let _ = run(umount).ended(0);
+        self.mounted = false;
+    }
+}
+
+impl Drop for LoopImage {
+    fn drop(&mut self) {
+        if self.mounted {
+            let mut umount = command("/usr/bin/umount");
+            // Lazily: a program that a failed test left behind must not keep the mount for ever.
+            umount.arg("-l").arg(&self.mount);
+            let _ = run(umount);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The README's reference of settings, rendered from the same lists that the parsers are made of.
+
+use std::fmt::Write as _;
+
+use certdeploy_common::setting::{Default, Setting};
+
+/// A Markdown table of these settings, and one for each section inside them.
+#[must_use]
+pub fn render(settings: &'static [Setting]) -> String {
+    let mut text = table(settings);
+    for setting in settings {
+        if let Some(inside) = setting.kind.inside {
+            let _ = write!(text, "\n**`{}`**\n\n{}", setting.key, table(inside));
+        }
+    }
+    text
+}
+
+fn table(settings: &[Setting]) -> String {
+    let mut text = String::from("| Key | Type | Default | Meaning |\n|---|---|---|---|\n");
+    for setting in settings {
+        let default = match setting.default {
+            Default::Required => "required".to_owned(),
+            Default::Yaml(value) => format!("`{value}`"),
+            _ => "not set".to_owned(),
+        };
+        let old = match setting.old {
+            [] => String::new(),
+            names => format!(" Old name: `{}`.", names.join("`, `")),
+        };
+        let doc = setting.doc.replace('|', "\\|");
+        let _ = writeln!(text, "| `{}` | {} | {default} | {doc}{old} |", setting.key, setting.kind.name);
+    }
+    text
+}
+
+/// `document` with what stands between `<!-- settings: NAME -->` and `<!-- end -->` replaced; `None` without the marks.
+#[must_use]
+pub fn put_between_marks(document: &str, name: &str, table: &str) -> Option<String> {
+    let mark = format!("<!-- settings: {name} -->\n");
+    let start = document.find(&mark)? + mark.len();
+    let end = start + document.get(start..)?.find("<!-- end -->")?;
+    Some(format!("{}{table}{}", document.get(..start)?, document.get(end..)?))
+}

@@ -1,0 +1,140 @@
+//! `kill -9` of the hook, the server's daemon and the client's daemon at random moments. Nothing is lost, nothing is
+//! mixed, all is delivered after a restart, and each generation's script ran (or one for a later generation).
+//! `CERTDEPLOY_TEST_KILLS` is how often each is killed; `CERTDEPLOY_TEST_SEED` repeats the moments.
+
+use std::time::Duration;
+
+use certdeploy_tests::chance::Chance;
+use certdeploy_tests::process::Daemon;
+use certdeploy_tests::readers::Readers;
+use certdeploy_tests::{Lineage, Target, World};
+
+fn kills() -> u32 {
+    std::env::var("CERTDEPLOY_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+struct Scene {
+    world: World,
+    target: Target,
+    lineage: Lineage,
+    readers: Readers,
+}
+
+impl Scene {
+    /// A world in which one renewal has gone all the way.
+    fn new() -> (Self, Daemon, Daemon) {
+        let world = World::new();
+        let mut target = world.target("web1", &["example.com"]);
+        target.extra = "keep_generations: 3\ngeneration_min_age: 5\n".to_owned();
+        target.write_config();
+        world.write_server(&[&target]);
+        let lineage = world.lineage("example.com", &["example.com"]);
+        let client = target.start();
+        let server = world.start_server();
+        let _ = world.hook(&lineage).ended(0);
+        target.updates(&lineage);
+        let readers = Readers::start(&target.deployed("example.com"), &lineage.issued);
+        (Self { world, target, lineage, readers }, server, client)
+    }
+
+    fn renew(&mut self, number: u32) {
+        let issued = self.world.ca.issue(&self.lineage.domains, certdeploy_tests::ca::Validity::usual(number));
+        self.readers.expect(&issued);
+        self.lineage.install(issued);
+    }
+
+    fn all_is_well(&self) {
+        self.target.receives(&self.lineage);
+        self.target.updates(&self.lineage);
+    }
+
+    fn end(self) {
+        let seen = self.readers.stop();
+        assert_eq!(seen.faults, Vec::<String>::new());
+        assert!(seen.pairs > 0 && seen.files > 0);
+    }
+}
+
+#[test]
+fn a_killed_hook_is_either_durable_or_no_success() {
+    let mut chance = Chance::new("kill::hook");
+    let (mut scene, mut server, _client) = Scene::new();
+    // So that only the queue can deliver it: no daemon that reads `live/` by itself.
+    server.kill();
+    let usual = scene.world.hook(&scene.lineage).ended(0).elapsed;
+    let mut survived = 0;
+    for number in 2..2 + kills() {
+        scene.renew(number);
+        let log = scene.world.path("hook.log");
+        let mut hook = Daemon::start("hook", scene.world.hook_command(&scene.lineage), &log);
+        std::thread::sleep(chance.moment(usual * 3 / 2));
+        let succeeded = !hook.runs() && hook.ends().success();
+        hook.kill();
+        if succeeded {
+            survived += 1;
+        } else {
+            let _ = scene.world.hook(&scene.lineage).ended(0);
+        }
+        let _ = scene.world.server(&["--push"]).ended(0);
+        assert!(scene.target.holds(&scene.lineage), "a hook that said 0 (or was run again) is delivered");
+        scene.all_is_well();
+    }
+    println!("{survived} of {} hooks ended before the kill", kills());
+    scene.end();
+}
+
+#[test]
+fn a_killed_server_delivers_after_its_restart() {
+    let mut chance = Chance::new("kill::server");
+    let (mut scene, mut server, _client) = Scene::new();
+    for number in 2..2 + kills() {
+        scene.renew(number);
+        let _ = scene.world.hook(&scene.lineage).ended(0);
+        std::thread::sleep(chance.moment(Duration::from_millis(120)));
+        server.kill();
+        server = scene.world.start_server();
+        scene.all_is_well();
+    }
+    scene.end();
+}
+
+#[test]
+fn a_killed_client_deploys_and_updates_after_its_restart() {
+    let mut chance = Chance::new("kill::client");
+    let (mut scene, _server, mut client) = Scene::new();
+    for number in 2..2 + kills() {
+        scene.renew(number);
+        let _ = scene.world.hook(&scene.lineage).ended(0);
+        std::thread::sleep(chance.moment(Duration::from_millis(150)));
+        client.kill();
+        client = scene.target.start();
+        scene.all_is_well();
+    }
+    scene.end();
+}
+
+#[test]
+fn a_killed_receiver_does_not_leave_a_deaf_client() {
+    let mut chance = Chance::new("kill::receiver");
+    let (mut scene, _server, mut client) = Scene::new();
+    for number in 2..2 + kills().min(5) {
+        let Some(receiver) = certdeploy_tests::process::children(client.id()).into_iter().next() else {
+            // Not root: one process, and nothing to kill here.
+            break;
+        };
+        scene.renew(number);
+        let _ = scene.world.hook(&scene.lineage).ended(0);
+        std::thread::sleep(chance.moment(Duration::from_millis(100)));
+        let pid = rustix::process::Pid::from_raw(i32::try_from(receiver).unwrap()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        // It starts another receiver, or ends so that its supervisor sees it; both are fine, deafness is not.
+        if !certdeploy_tests::wait::holds_within(Duration::from_secs(2), || scene.target.holds(&scene.lineage)) {
+            assert!(!client.runs() || !scene.target.port_is_closed(), "the client lives on and does not listen");
+        }
+        if !client.runs() {
+            client = scene.target.start();
+        }
+        scene.all_is_well();
+    }
+    scene.end();
+}
