@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::process::{command, run};
+use crate::wait::{PATIENCE, until};
 
 const SIZE: u64 = 24 * 1024 * 1024;
 
@@ -63,9 +64,12 @@ impl LoopImage {
     }
 
     fn detach(&mut self) {
-        let mut umount = command("/usr/bin/umount");
-        umount.arg(&self.mount);
-        let _ = run(umount).ended(0);
+        // A process that was killed a moment ago may still be on its way out, with files open.
+        until("nobody uses the image any more", PATIENCE, || {
+            let mut umount = command("/usr/bin/umount");
+            umount.arg(&self.mount);
+            (run(umount).code == Some(0)).then_some(())
+        });
         self.mounted = false;
     }
 }

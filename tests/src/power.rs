@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::wait::{PATIENCE, until};
+
 /// The calls that change what a disk holds or promise that it holds it.
 const STEPS: &str = "fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,symlink,symlinkat,link,linkat,unlink,\
                      unlinkat,rmdir,ftruncate,pwrite64,fchmod,fchown";
@@ -11,7 +13,9 @@ const STEPS: &str = "fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,sym
 #[must_use]
 pub fn dying_at(command: &Command, number: u32, trace: &Path) -> Command {
     let mut strace = Command::new("/usr/bin/strace");
-    strace.args(["-f", "-qq", "-o"]).arg(trace);
+    let _ = std::fs::remove_file(trace);
+    // -D: the process we start is the program itself, and strace looks on from the side.
+    strace.args(["-D", "-f", "-q", "-o"]).arg(trace);
     strace.arg("-e").arg(format!("trace={STEPS}"));
     strace.arg("-e").arg(format!("inject={STEPS}:signal=KILL:when={number}"));
     strace.arg(command.get_program()).args(command.get_args());
@@ -24,10 +28,24 @@ pub fn dying_at(command: &Command, number: u32, trace: &Path) -> Command {
     strace
 }
 
-/// Whether the trace shows that the program was killed.
+/// Whether the trace shows that one of the program's processes was killed.
 #[must_use]
 pub fn died(trace: &Path) -> bool {
     std::fs::read_to_string(trace).unwrap_or_default().contains("+++ killed by SIGKILL +++")
+}
+
+/// Waits until strace has seen the end of the program (process `id`), and says whether it was killed.
+///
+/// # Panics
+/// strace does not come to an end.
+#[must_use]
+pub fn died_in_the_end(trace: &Path, id: u32) -> bool {
+    until("strace saw the end of the program", PATIENCE, || {
+        let text = std::fs::read_to_string(trace).unwrap_or_default();
+        let mut lines = text.lines().filter(|line| line.contains("+++ "));
+        lines.any(|line| line.split_whitespace().next() == Some(&id.to_string())).then_some(())
+    });
+    died(trace)
 }
 
 /// The step before which it died, for messages.

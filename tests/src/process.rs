@@ -40,6 +40,8 @@ pub fn command(program: impl AsRef<Path>) -> Command {
 pub struct Ran {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
+    /// The process id it had.
+    pub id: u32,
     /// What it wrote to stdout.
     pub stdout: String,
     /// What it wrote to stderr.
@@ -81,7 +83,7 @@ pub fn run(mut command: Command) -> Ran {
         let _ = child.kill();
     }
     let status = child.wait().expect("wait");
-    let ran = Ran { code: status.code(), stdout: whole(out), stderr: whole(err), elapsed };
+    let ran = Ran { code: status.code(), id: child.id(), stdout: whole(out), stderr: whole(err), elapsed };
     assert!(ended, "{command:?} did not end within two minutes; it said:\n{}", ran.said());
     ran
 }

@@ -22,7 +22,7 @@ fn table(settings: &[Setting]) -> String {
         let default = match setting.default {
             Default::Required => "required".to_owned(),
             Default::Yaml(value) => format!("`{value}`"),
-            _ => "not set".to_owned(),
+            Default::Unset => "not set".to_owned(),
         };
         let old = match setting.old {
             [] => String::new(),

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use certdeploy_tests::ca::Validity;
 use certdeploy_tests::loop_image::LoopImage;
 use certdeploy_tests::need::{Need, can_run};
-use certdeploy_tests::power::{died, dying_at, last_step};
+use certdeploy_tests::power::{died_in_the_end, dying_at, last_step};
 use certdeploy_tests::process::{command, run};
 use certdeploy_tests::readers::Readers;
 use certdeploy_tests::wait::PATIENCE;
@@ -83,11 +83,11 @@ fn a_program_dies_before_the_step_that_was_chosen() {
     let mut mkdir = command("/usr/bin/mkdir");
     mkdir.args(["one", "two", "three"].map(|name| folder.path().join(name)));
     let ran = run(dying_at(&mkdir, 2, &trace));
-    assert!(ran.code.is_none() && died(&trace), "{}", ran.said());
+    assert!(ran.code.is_none() && died_in_the_end(&trace, ran.id), "{}", ran.said());
     assert!(last_step(&trace).contains("two"), "{}", last_step(&trace));
     assert!(folder.path().join("one").exists() && !folder.path().join("two").exists());
     let ran = run(dying_at(&mkdir, 9, &trace));
-    assert!(ran.code.is_some() && !died(&trace) && folder.path().join("three").exists());
+    assert!(ran.code.is_some() && !died_in_the_end(&trace, ran.id) && folder.path().join("three").exists());
 }
 
 #[test]

@@ -140,13 +140,14 @@ fn grouped_imports_are_understood() {
 }
 
 /// Below these paths, these words must not stand in the code.
-const NO_WORDS: [(&str, &[&str]); 8] = [
+const NO_WORDS: [(&str, &[&str]); 9] = [
     ("certdeploy-common/src/", &["certdeploy_server", "certdeploy_client", "clap::", "bollard", "zbus", "rusqlite"]),
     ("certdeploy-server/src/", &["certdeploy_client", "serde_yaml", "bollard", "zbus"]),
     ("certdeploy-client/src/", &["certdeploy_server", "serde_yaml", "clokwerk", "rusqlite"]),
     ("certdeploy-server/src/hook", PURE),
     ("certdeploy-server/src/plan", PURE),
     ("certdeploy-client/src/deploy/plan", PURE),
+    ("certdeploy-client/src/validate/mod", PURE),
     ("certdeploy-common/src/cert/", PURE),
     ("certdeploy-common/src/wire/", PURE),
 ];
@@ -177,7 +178,7 @@ const NO_MODULES: [(&str, &[&str]); 5] = [
 fn nothing_imports_what_it_must_not() {
     let all = rust_files();
     let mut found = Vec::new();
-    for (name, text) in &all {
+    for (name, text) in all.iter().filter(|(name, _)| !name.ends_with("/tests.rs")) {
         let code = code(text);
         for (place, words) in NO_WORDS.iter().filter(|(place, _)| name.starts_with(place)) {
             let words = words.iter().filter(|word| code.contains(*word));
