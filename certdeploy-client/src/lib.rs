@@ -1,8 +1,131 @@
-//! stub
+//! certdeploy-client, in the order of the flow:
+//!
+//! [`cli`] argv and environment -> command · [`config`] client.yml -> settings · [`daemon`] the applier's loop ·
+//! [`pass`] one pass · [`link`] the line to the receiver · [`sftp`] the receiver · [`staging`] uploads below a held
+//! directory · [`intake`] copies them in · [`validate`] bytes -> valid bundle · [`deploy`] -> one swap · [`update`] pokes
+//! what uses it · [`pipeline`] the order of the steps.
+//!
+//! The applier, started as root, listens to nobody and parses no peer's bytes; the receiver talks to peers and owns
+//! nothing but its staging. `sftp` and `staging` must not name `validate`, `deploy` or `update`; `validate` sees bytes,
+//! never paths; `update` does not know how files changed.
+
+pub mod account;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod deploy;
+pub mod dir;
+pub mod intake;
+pub mod link;
+pub mod pass;
+pub mod pipeline;
+pub mod sftp;
+pub mod staging;
+pub mod update;
+pub mod validate;
+
+use std::future::Future;
+use std::sync::Arc;
 
 use certdeploy_common::daemon::exit::Exit;
+use certdeploy_common::daemon::logging::{self, LogLevel, Stream};
+use certdeploy_common::ssh::key;
+
+use cli::{Command, Options, Role};
+use config::Settings;
+
+/// The logger's name.
+const LOGGER: &str = "certdeploy-client";
 
 /// Runs the program.
 pub fn run() -> Exit {
-    Exit::Failed
+    // Whatever is made is made private first; wider modes are given on purpose.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    match cli::parse(std::env::args_os(), &environment.collect()) {
+        Ok(Command::Daemon(options)) => with_settings(&options, |settings| block_on(daemon::run(settings))),
+        Ok(Command::Pass(options)) => with_settings(&options, |settings| block_on(pass::run(settings))),
+        Ok(Command::Keygen(path)) => keygen(&path),
+        Ok(Command::Internal(role)) => internal(role),
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() { Exit::Usage } else { Exit::Done }
+        }
+    }
+}
+
+fn with_settings(options: &Options, body: impl FnOnce(Arc<Settings>) -> Exit) -> Exit {
+    let (settings, warnings) = match config::load(&options.config) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            logging::start(LOGGER, options.log_level.unwrap_or(LogLevel::Error), Stream::Stdout);
+            for line in error.to_string().lines() {
+                tracing::error!("{line}");
+            }
+            return Exit::Failed;
+        }
+    };
+    logging::start(LOGGER, options.log_level.unwrap_or(settings.log_level), Stream::Stdout);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Err(error) = account::forbid_dumps() {
+        tracing::warn!("Core dumps cannot be forbidden: {error}");
+    }
+    body(Arc::new(Settings { log_level: options.log_level.unwrap_or(settings.log_level), ..settings }))
+}
+
+/// One thread is enough: what waits for the disk waits on threads of its own.
+fn block_on(body: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(body);
+            // An update that outlives its process is the next start's business.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => {
+            tracing::error!("Cannot start: {error}");
+            Exit::Failed
+        }
+    }
+}
+
+fn internal(role: Role) -> Exit {
+    let served = match role {
+        Role::Validator => validate::process::serve(),
+        Role::Receiver => return block_on(receiver()),
+    };
+    if served.is_ok() { Exit::Done } else { Exit::Failed }
+}
+
+async fn receiver() -> Exit {
+    let begun = account::give_up_the_rest().and_then(|()| link::spawn::line());
+    let served = match begun {
+        Ok(line) => sftp::serve(line, |setup| logging::start(LOGGER, setup.log_level, Stream::Stdout)).await,
+        Err(error) => Err(error),
+    };
+    match served {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            tracing::error!("The receiver ends: {error}");
+            Exit::Failed
+        }
+    }
+}
+
+fn keygen(path: &std::path::Path) -> Exit {
+    logging::start(LOGGER, LogLevel::Error, Stream::Stderr);
+    match key::generate(path, LOGGER) {
+        Ok(line) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stdout(), "{line}");
+            Exit::Done
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Failed
+        }
+    }
 }

@@ -228,6 +228,7 @@ macro_rules! settings {
 }
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro makes public types, as every real section is")]
 mod tests {
     use crate::setting::list::read_section;
     use crate::setting::value::{Count, Maybe, Nested, PathText, Switch};

@@ -114,12 +114,11 @@ pub fn parse_public(line: &str) -> Result<PublicKey, KeyError> {
 }
 
 fn usable(algorithm: &Algorithm) -> Result<(), KeyError> {
-    match algorithm {
-        Algorithm::Ed25519 | Algorithm::Ecdsa { .. } => Ok(()),
-        Algorithm::Rsa { .. } if rsa() => Ok(()),
-        Algorithm::Rsa { .. } => Err(KeyError::Rsa("the key".to_owned())),
-        other => Err(KeyError::Kind(other.to_string())),
+    if matches!(algorithm, Algorithm::Rsa { .. }) && !rsa() {
+        return Err(KeyError::Rsa("the key".to_owned()));
     }
+    let used = matches!(algorithm, Algorithm::Ed25519 | Algorithm::Ecdsa { .. } | Algorithm::Rsa { .. });
+    if used { Ok(()) } else { Err(KeyError::Kind(algorithm.to_string())) }
 }
 
 /// Whether this build has RSA.
@@ -184,10 +183,11 @@ pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
 #[must_use]
 pub fn preferred() -> russh::Preferred {
     let mut preferred = russh::Preferred::default();
-    let kept = preferred.key.iter().filter(|algorithm| match algorithm {
-        Algorithm::Rsa { hash } => rsa() && hash.is_some(),
-        _ => true,
-    });
+    let unwanted = |algorithm: &Algorithm| {
+        let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
+        sha1 || (!rsa() && matches!(algorithm, Algorithm::Rsa { .. }))
+    };
+    let kept = preferred.key.iter().filter(|algorithm| !unwanted(algorithm));
     preferred.key = Cow::Owned(kept.cloned().collect());
     preferred.compression = Cow::Borrowed(&[russh::compression::NONE]);
     preferred

@@ -12,8 +12,8 @@ use crate::cert::{Digest, Lineage};
 pub struct Receipt {
     /// The push it is about.
     pub push: PushId,
-    /// The lineage.
-    pub lineage: Lineage,
+    /// The lineage; `None` when the manifest could not be read.
+    pub lineage: Option<Lineage>,
     /// What became of it.
     pub verdict: Verdict,
     /// What the client holds of this lineage now, if anything.
@@ -90,7 +90,7 @@ mod tests {
     fn the_json_is_the_contract() {
         let receipt = Receipt {
             push: PushId::new([0; 16]),
-            lineage: "a.example".parse().unwrap(),
+            lineage: Some("a.example".parse().unwrap()),
             verdict: Verdict::Refused { reason: "no".into() },
             held: Some(Held {
                 digest: Digest::of(b""),

@@ -1,0 +1,57 @@
+//! Who the processes without privileges run as, and how the last privileges fall. Must not spawn anything itself.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// The running program, whatever has become of its path.
+pub const OURSELVES: &str = "/proc/self/exe";
+
+/// A user without privileges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its user id.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+}
+
+impl Account {
+    /// The account called `name`; `nobody` when there is none, which the caller should say.
+    #[must_use]
+    pub fn find(name: &str) -> Self {
+        let of = |name: &str| nix::unistd::User::from_name(name).ok().flatten();
+        let found = of(name).filter(|user| !user.uid.is_root()).or_else(|| of("nobody"));
+        found.map_or_else(
+            || Self { name: "nobody".to_owned(), uid: 65534, gid: 65534 },
+            |user| Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() },
+        )
+    }
+
+    /// Makes `command` run as this account, without any other group.
+    pub fn apply(&self, command: &mut Command) {
+        // Setting the user id as root clears the supplementary groups (std does it before setuid).
+        command.uid(self.uid).gid(self.gid);
+    }
+}
+
+/// In a process that has just become unprivileged: no new privileges, no core dumps, nobody of the same account may
+/// look into its memory.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn give_up_the_rest() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    forbid_dumps()
+}
+
+/// No core dumps, no ptrace by others of the same user: keys are in memory.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forbid_dumps() -> io::Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! `client.yml` as people write it: the one list of its settings. Parsing, the reference and the tests' table come
+//! from here. Must not open files.
+
+use certdeploy_common::setting::value::{
+    Bytes, Delay, Given, Level, List, Maybe, ModeText, Nested, PathText, Port, Positive, Seconds, Switch, Text,
+};
+use certdeploy_common::setting::yaml::{Content, Node};
+use certdeploy_common::setting::{Complaint, Kind, Problems, Value};
+use certdeploy_common::settings;
+
+settings! {
+    /// Keys of `client.yml`.
+    pub struct ClientFile ("config option") {
+        destination: PathText = required, old [], "The directory the certificates are put in. Each lineage gets a directory of its own in it, as in `/etc/letsencrypt/live` of certbot. Must exist.";
+        source: PathText = yaml "/var/cache/certdeploy", old [], "The staging directory: where uploads arrive. Must exist.";
+        sftpd: Nested<SftpdFile> = yaml "null", old [], "The embedded SFTP daemon, see below.";
+        update_services: List<Nested<UpdateFile>> = yaml "[]", old ["update_sevices"], "What uses the certificates and is updated after a deployment, in this order, see below.";
+        update_delay: Delay = yaml "1h", old [], "How long the daemon waits after the last deployment before it runs the updates, as numbers with the units `w`, `d`, `h`, `m`, `s`. `null` or `0` is no delay.";
+        script_timeout: Maybe<Seconds> = yaml "600", old [], "How long a `script` may run, in seconds. `null` waits for ever.";
+        keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included.";
+        generation_min_age: Seconds = yaml "60", old [], "How long a replaced set of files is kept at least, in seconds, for programs that are still reading it.";
+        file_permissions: Nested<PermissionsFile> = yaml "null", old [], "Mode and owner of what is deployed, see below.";
+        validate_timeout: Seconds = yaml "10", old [], "How long the check of one upload may take, in seconds.";
+        fail_fast: Switch = yaml "false", old [], "Stop at the first update that fails; one pass then ends with exit code 1.";
+        log_level: Level = yaml "ERROR", old [], "What is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.";
+    }
+}
+
+settings! {
+    /// Keys of `sftpd`.
+    pub struct SftpdFile ("sftpd option") {
+        listen_port: Port = yaml "22", old [], "The TCP port to listen on.";
+        listen_address: Maybe<Text> = yaml "null", old [], "The address to listen on. `null` or empty: all addresses, IPv6 and IPv4.";
+        username: Text = yaml "certdeploy", old [], "The name the pusher must log in with.";
+        privkey_filename: Maybe<PathText> = yaml "null", old ["privkey_file"], "The host key: an ed25519 or ECDSA private key that only its owner can read. Needed by `--daemon`.";
+        server_pubkey: Maybe<Text> = yaml "null", old [], "The public key of the pusher, as one line.";
+        server_pubkey_filename: Maybe<PathText> = yaml "null", old ["server_pubkey_file"], "A file with the public key of the pusher; wins over `server_pubkey`.";
+        user: Text = yaml "certdeploy", old [], "The system user the receiver runs as when the daemon is started by root.";
+        login_grace_time: Seconds = yaml "15", old [], "How long a peer may take to authenticate, in seconds.";
+        idle_timeout: Seconds = yaml "120", old [], "How long an authenticated peer may be silent, in seconds.";
+        session_timeout: Seconds = yaml "600", old [], "How long a connection may last at most, in seconds.";
+        max_connections: Positive = yaml "256", old [], "How many connections may be open at once.";
+        max_handles: Positive = yaml "32", old [], "How many files one connection may have open at once.";
+        max_lineages: Positive = yaml "1024", old [], "How many lineages one connection may upload.";
+        max_packet: Bytes = yaml "262144", old [], "The largest SFTP packet taken, in bytes.";
+        receipt_wait: Seconds = yaml "20", old [], "How long a pusher that asks for its receipt is kept waiting for the verdict, in seconds.";
+        drain_timeout: Seconds = yaml "10", old [], "How long open connections may go on after SIGTERM, in seconds.";
+    }
+}
+
+settings! {
+    /// Keys of an entry of `update_services`.
+    pub struct UpdateFile ("update_services option") {
+        r#type: UpdateType = required, old [], "What kind of thing is updated: `script`.";
+        name: Text = required, old [], "For `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory.";
+        args: List<Text> = yaml "[]", old [], "For `script`: its arguments.";
+        timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. Not given: `script_timeout`.";
+    }
+}
+
+settings! {
+    /// Keys of `file_permissions`.
+    pub struct PermissionsFile ("file_permissions option") {
+        mode: Maybe<ModeText> = yaml "null", old [], "The mode of every deployed file. Not given: 0600 for keys and 0644 for certificates.";
+        directory_mode: Maybe<ModeText> = yaml "null", old [], "The mode of the lineage's directories. Not given: 0755.";
+        owner: Maybe<Text> = yaml "null", old [], "The owner of files and directories, by name or id. Not given: the user the client runs as.";
+        group: Maybe<Text> = yaml "null", old [], "The group of files and directories, by name or id. Not given: that of the user the client runs as.";
+    }
+}
+
+/// The kinds of updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateType {
+    /// An executable of the user's.
+    Script,
+}
+
+impl Value for UpdateType {
+    type Out = Self;
+    const KIND: Kind =
+        Kind { name: "update type", expected: "be `script`", valid: &["script"], invalid: &["scripts"], inside: None };
+
+    fn read(key: &str, node: Node, _: &mut Problems) -> Result<Self, Complaint> {
+        match &node.content {
+            Content::Scalar { text, .. } if text == "script" => Ok(Self::Script),
+            Content::Scalar { text, .. } => Err(Complaint::value(node.place, text, key, Self::KIND.expected)),
+            Content::Null | Content::List(_) | Content::Map(_) => {
+                Err(Complaint::value(node.place, node.kind(), key, Self::KIND.expected))
+            }
+        }
+    }
+}

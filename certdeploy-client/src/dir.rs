@@ -1,0 +1,325 @@
+//! A held directory: every name is opened below its descriptor, never through a path, so nothing that a peer plants
+//! or swaps can lead out of it. Must not know what the files mean.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use zeroize::Zeroizing;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+/// Which file it was that was read, so that only this one is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    inode: u64,
+    modified: (i64, i64),
+    length: u64,
+}
+
+impl Identity {
+    fn of(meta: &std::fs::Metadata) -> Self {
+        Self { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), length: meta.len() }
+    }
+
+    /// When it was written, in Unix seconds.
+    #[must_use]
+    pub fn modified(&self) -> i64 {
+        self.modified.0
+    }
+}
+
+/// Why a staged file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// It is not there.
+    #[error("is missing")]
+    Missing,
+    /// It is a symlink, a FIFO, a device, or has a second name.
+    #[error("is not a plain file with one name")]
+    NotPlain,
+    /// It belongs to somebody who has no business there.
+    #[error("belongs to user {0}, who is neither the owner of the directory nor us; mend it with chown")]
+    Owner(u32),
+    /// It is larger than anything that belongs there.
+    #[error("is larger than {0} bytes")]
+    TooLarge(u64),
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Dir {
+    /// Opens a directory of ours by its path.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
+    }
+
+    /// A directory whose descriptor came from another process.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Opens a directory inside; a symlink is an error.
+    ///
+    /// # Errors
+    /// As `openat(2)`.
+    pub fn child(&self, name: &str) -> io::Result<Self> {
+        Ok(Self(rustix::fs::openat(&self.0, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?))
+    }
+
+    /// Makes a directory inside, 0700, and opens it.
+    ///
+    /// # Errors
+    /// As `mkdirat(2)` and `openat(2)`.
+    pub fn make(&self, name: &str) -> io::Result<Self> {
+        rustix::fs::mkdirat(&self.0, name, Mode::RWXU)?;
+        self.child(name)
+    }
+
+    /// Makes a new file inside, 0600; one that exists is an error.
+    ///
+    /// # Errors
+    /// As `openat(2)`.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// Opens a file inside for reading or writing, whatever it is; never waits, never follows a symlink.
+    ///
+    /// # Errors
+    /// As `openat(2)`.
+    pub fn existing(&self, name: &str, write: bool) -> io::Result<File> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.0, name, flags, Mode::empty())?))
+    }
+
+    /// Reads a plain file of at most `limit` bytes that belongs to one of `owners`. What is checked is the open
+    /// file, so it cannot be exchanged in between.
+    ///
+    /// # Errors
+    /// See [`Unfit`].
+    pub fn read(&self, name: &str, limit: u64, owners: &[u32]) -> Result<(Zeroizing<Vec<u8>>, Identity), Unfit> {
+        let file = self.existing(name, false).map_err(|error| match error.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => Unfit::NotPlain,
+            _ if error.kind() == io::ErrorKind::NotFound => Unfit::Missing,
+            _ => Unfit::Io(error),
+        })?;
+        let meta = file.metadata().map_err(Unfit::Io)?;
+        if !meta.is_file() || meta.nlink() != 1 {
+            return Err(Unfit::NotPlain);
+        }
+        if !owners.contains(&meta.uid()) {
+            return Err(Unfit::Owner(meta.uid()));
+        }
+        if meta.len() > limit {
+            return Err(Unfit::TooLarge(limit));
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default() + 1));
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(Unfit::Io)?;
+        if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
+            return Err(Unfit::TooLarge(limit));
+        }
+        Ok((bytes, Identity::of(&meta)))
+    }
+
+    /// Removes the very file that was read; a newer one that has taken its name stays.
+    ///
+    /// # Errors
+    /// As `renameat2(2)` and `unlinkat(2)`.
+    pub fn remove_read(&self, name: &str, read: Identity) -> io::Result<()> {
+        let aside = format!(".{name}.read");
+        self.remove_file(&aside)?;
+        match rustix::fs::renameat(&self.0, name, &self.0, &aside) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            moved => moved?,
+        }
+        if self.existing(&aside, false)?.metadata().is_ok_and(|meta| Identity::of(&meta) == read) {
+            return self.remove_file(&aside);
+        }
+        match rustix::fs::renameat_with(&self.0, &aside, &self.0, name, rustix::fs::RenameFlags::NOREPLACE) {
+            // An even newer one has come: it is the one that counts.
+            Err(rustix::io::Errno::EXIST) => self.remove_file(&aside),
+            back => Ok(back?),
+        }
+    }
+
+    /// Whether there is anything called `name`.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Size and modification time (Unix seconds) of a plain file inside.
+    #[must_use]
+    pub fn stat(&self, name: &str) -> Option<(u64, i64)> {
+        let meta = self.existing(name, false).ok()?.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some((meta.len(), meta.mtime()))
+    }
+
+    /// The owner of the directory itself.
+    ///
+    /// # Errors
+    /// As `fstat(2)`.
+    pub fn owner(&self) -> io::Result<u32> {
+        Ok(rustix::fs::fstat(&self.0)?.st_uid)
+    }
+
+    /// Renames inside this directory or to another one of the same file system; replaces a file, not a directory
+    /// with something in it.
+    ///
+    /// # Errors
+    /// As `renameat(2)`.
+    pub fn rename(&self, from: &str, into: &Self, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, from, &into.0, to)?)
+    }
+
+    /// Removes a file or symlink; one that is not there is fine.
+    ///
+    /// # Errors
+    /// As `unlinkat(2)`.
+    pub fn remove_file(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes a directory of ours with all that is in it, two levels deep and no deeper: staging has no more.
+    ///
+    /// # Errors
+    /// As `unlinkat(2)`; something deeper was planted there.
+    pub fn remove_tree(&self, name: &str) -> io::Result<()> {
+        let Ok(inside) = self.child(name) else { return self.remove_file(name) };
+        for (entry, kind) in inside.entries()? {
+            if kind == FileType::Directory {
+                let below = inside.child(&entry)?;
+                for (file, _) in below.entries()? {
+                    below.remove_file(&file)?;
+                }
+                rustix::fs::unlinkat(&inside.0, &entry, AtFlags::REMOVEDIR)?;
+            } else {
+                inside.remove_file(&entry)?;
+            }
+        }
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Removes an empty directory inside.
+    ///
+    /// # Errors
+    /// As `unlinkat(2)`.
+    pub fn remove_directory(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// The names inside that are UTF-8, with what they are; sorted, so that every run sees the same order.
+    ///
+    /// # Errors
+    /// As `getdents(2)`.
+    pub fn entries(&self) -> io::Result<Vec<(String, FileType)>> {
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.0)? {
+            let entry = entry?;
+            let Some(name) = OsStr::from_bytes(entry.file_name().to_bytes()).to_str() else { continue };
+            if !matches!(name, "." | "..") {
+                let mut kind = entry.file_type();
+                if kind == FileType::Unknown {
+                    let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW);
+                    kind = stat.map_or(kind, |stat| FileType::from_raw_mode(stat.st_mode));
+                }
+                entries.push((name.to_owned(), kind));
+            }
+        }
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(entries)
+    }
+
+    /// Makes the names in it durable.
+    ///
+    /// # Errors
+    /// As `fsync(2)`.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_plain_files_of_the_right_owner_and_size_are_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let me = rustix::process::getuid().as_raw();
+        std::fs::write(temp.path().join("fine"), "12345").unwrap();
+        std::fs::write(temp.path().join("two"), "x").unwrap();
+        std::fs::hard_link(temp.path().join("two"), temp.path().join("names")).unwrap();
+        symlink("fine", temp.path().join("link")).unwrap();
+        rustix::fs::mkfifoat(&dir, "fifo", Mode::RWXU).unwrap();
+        assert_eq!(dir.read("fine", 5, &[me]).unwrap().0.as_slice(), b"12345");
+        assert!(matches!(dir.read("fine", 4, &[me]), Err(Unfit::TooLarge(4))));
+        assert!(matches!(dir.read("fine", 5, &[me + 1]), Err(Unfit::Owner(owner)) if owner == me));
+        for name in ["link", "fifo", "two", "names"] {
+            assert!(matches!(dir.read(name, 5, &[me]), Err(Unfit::NotPlain)), "{name}");
+        }
+        assert!(matches!(dir.read("nothing", 5, &[me]), Err(Unfit::Missing)));
+    }
+
+    #[test]
+    fn only_the_file_that_was_read_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let me = rustix::process::getuid().as_raw();
+        std::fs::write(temp.path().join("file"), "old").unwrap();
+        let (_, old) = dir.read("file", 9, &[me]).unwrap();
+        std::fs::write(temp.path().join("other"), "newer").unwrap();
+        dir.rename("other", &dir, "file").unwrap();
+        dir.remove_read("file", old).unwrap();
+        let (bytes, newer) = dir.read("file", 9, &[me]).unwrap();
+        assert_eq!(bytes.as_slice(), b"newer");
+        dir.remove_read("file", newer).unwrap();
+        assert_eq!(dir.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn a_planted_symlink_is_never_followed_when_removing() {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = temp.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("keep"), "").unwrap();
+        let staging = temp.path().join("staging");
+        std::fs::create_dir_all(staging.join("push/inner")).unwrap();
+        symlink(&outside, staging.join("push/inner/link")).unwrap();
+        symlink(&outside, staging.join("planted")).unwrap();
+        let dir = Dir::open(&staging).unwrap();
+        dir.remove_tree("push").unwrap();
+        dir.remove_tree("planted").unwrap();
+        assert_eq!(dir.entries().unwrap(), []);
+        assert!(outside.join("keep").exists());
+    }
+}

@@ -1,0 +1,96 @@
+//! What all connections share: the set-up, the verdicts that pushers wait for, the latest holdings, and the way to
+//! the applier.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use certdeploy_common::ssh::key::{self, KeyError};
+use certdeploy_common::wire::{Holdings, PushId, Receipt};
+use russh::keys::PublicKey;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::settings::Limits;
+use crate::dir::Dir;
+use crate::link::{Commit, Setup};
+
+/// See the module.
+pub struct Shared {
+    /// Where uploads are staged.
+    pub incoming: Arc<Dir>,
+    /// The name the pusher logs in with.
+    pub username: String,
+    /// The pusher's key.
+    pub pusher: PublicKey,
+    /// What peers may call the root by.
+    pub source: String,
+    /// Limits of connections.
+    pub limits: Limits,
+    commits: mpsc::Sender<Commit>,
+    verdicts: Mutex<HashMap<PushId, watch::Sender<Option<Receipt>>>>,
+    holdings: Mutex<Arc<Holdings>>,
+}
+
+impl Shared {
+    /// What connections share, from the set-up.
+    ///
+    /// # Errors
+    /// The pusher's key is not one; does not happen, the applier has read it.
+    pub fn new(incoming: Dir, setup: &Setup, commits: mpsc::Sender<Commit>) -> Result<Self, KeyError> {
+        Ok(Self {
+            incoming: Arc::new(incoming),
+            username: setup.username.clone(),
+            pusher: key::parse_public(&setup.pusher)?,
+            source: setup.source.clone(),
+            limits: setup.limits.clone(),
+            commits,
+            verdicts: Mutex::new(HashMap::new()),
+            holdings: Mutex::new(Arc::new(Holdings::default())),
+        })
+    }
+
+    /// Tells the applier of a complete upload. A push is waited for from now on.
+    pub async fn commit(&self, commit: Commit) {
+        if let Commit::Push(push) = &commit {
+            self.lock_verdicts().insert(push.clone(), watch::Sender::new(None));
+        }
+        // Nobody receives only when this process is about to end; the upload is durable and found at the next start.
+        let _ = self.commits.send(commit).await;
+    }
+
+    /// The verdict has come.
+    pub fn answer(&self, receipt: Receipt) {
+        if let Some(waiting) = self.lock_verdicts().get(&receipt.push) {
+            waiting.send_replace(Some(receipt));
+        }
+    }
+
+    /// Waits for the verdict on a push of a session that is still open; `None`: no such push, or not in time.
+    pub async fn verdict(&self, push: &PushId) -> Option<Receipt> {
+        let mut waiting = self.lock_verdicts().get(push)?.subscribe();
+        let wait = async { waiting.wait_for(Option::is_some).await.map(|receipt| receipt.clone()).ok().flatten() };
+        tokio::time::timeout(self.limits.receipt_wait, wait).await.ok().flatten()
+    }
+
+    /// Nobody will ask for these any more.
+    pub fn forget(&self, pushes: &[PushId]) {
+        let mut verdicts = self.lock_verdicts();
+        for push in pushes {
+            verdicts.remove(push);
+        }
+    }
+
+    /// What is held has changed.
+    pub fn hold(&self, holdings: Holdings) {
+        *self.holdings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(holdings);
+    }
+
+    /// What is held.
+    #[must_use]
+    pub fn holdings(&self) -> Arc<Holdings> {
+        Arc::clone(&self.holdings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock_verdicts(&self) -> std::sync::MutexGuard<'_, HashMap<PushId, watch::Sender<Option<Receipt>>>> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,240 @@
+//! SFTP's verbs -> [`Session`]'s: translation only, both ways. Decides nothing about files.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use certdeploy_common::wire::{PushId, layout};
+use russh_sftp::protocol::{
+    Attrs, Data, File, FileAttributes, Handle, Name, OpenFlags, Packet, Status, StatusCode, Version,
+};
+use russh_sftp::server::Handler;
+use tokio::sync::oneshot;
+
+use super::shared::Shared;
+use super::status::No;
+use crate::link::Commit;
+use crate::staging::files::{Entry, Open};
+use crate::staging::path::{self, PushName, UploadPath};
+use crate::staging::session::{Mode, Refusal, Session};
+
+/// One SFTP session. When the library drops it, the staging goes back to whoever waits for it.
+pub struct Verbs {
+    shared: Arc<Shared>,
+    session: Option<Session>,
+    pushes: Vec<PushId>,
+    back: Option<oneshot::Sender<Session>>,
+}
+
+impl Verbs {
+    /// Verbs on `session`, which comes back through `back`.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, session: Session, back: oneshot::Sender<Session>) -> Self {
+        Self { shared, session: Some(session), pushes: Vec::new(), back: Some(back) }
+    }
+
+    fn session(&mut self) -> Result<&mut Session, No> {
+        self.session.as_mut().ok_or_else(|| Refusal::Handle.into())
+    }
+
+    fn path(&self, text: &str) -> Result<UploadPath, No> {
+        Ok(path::parse(text, &self.shared.source)?)
+    }
+
+    /// Runs what waits for the disk on a thread that may wait.
+    async fn waiting<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Session) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, No> {
+        let mut session = self.session.take().ok_or(Refusal::Handle)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&mut session);
+            (session, result)
+        });
+        let (session, result) = done.await.map_err(|error| Refusal::Io(std::io::Error::other(error)))?;
+        self.session = Some(session);
+        Ok(result?)
+    }
+
+    async fn open_virtual(&mut self, path: &UploadPath) -> Result<Option<u32>, No> {
+        let bytes = match path {
+            UploadPath::Holdings => serde_json::to_vec(self.shared.holdings().as_ref()),
+            UploadPath::PushFile(push, PushName::Receipt) => {
+                if !self.pushes.contains(push) {
+                    return Err(No::missing());
+                }
+                match self.shared.verdict(push).await {
+                    Some(receipt) => serde_json::to_vec(&receipt),
+                    None => return Err(Refusal::Denied("the verdict is not known yet".to_owned()).into()),
+                }
+            }
+            UploadPath::Root
+            | UploadPath::Push(_)
+            | UploadPath::PushFile(..)
+            | UploadPath::Lineage(_)
+            | UploadPath::LineageFile(..) => return Ok(None),
+        };
+        let bytes = bytes.map_err(|error| Refusal::Io(error.into()))?;
+        Ok(Some(self.session()?.handles.open(Open::Virtual(bytes))?))
+    }
+}
+
+impl Drop for Verbs {
+    fn drop(&mut self) {
+        self.shared.forget(&self.pushes);
+        if let (Some(session), Some(back)) = (self.session.take(), self.back.take()) {
+            let _ = back.send(session);
+        }
+    }
+}
+
+fn ok(id: u32) -> Status {
+    Status { id, status_code: StatusCode::Ok, error_message: "Ok".to_owned(), language_tag: "en-US".to_owned() }
+}
+
+fn number(handle: &str) -> Result<u32, No> {
+    handle.parse().map_err(|_| Refusal::Handle.into())
+}
+
+fn attributes(entry: Entry) -> FileAttributes {
+    let mut attributes = FileAttributes::empty();
+    let (kind, length, modified) = match entry {
+        Entry::Directory => (0o040_700, 0, 0),
+        Entry::File { length, modified } => (0o100_600, length, u32::try_from(modified).unwrap_or_default()),
+    };
+    attributes.permissions = Some(kind);
+    attributes.size = Some(length);
+    attributes.uid = Some(0);
+    attributes.gid = Some(0);
+    attributes.atime = Some(modified);
+    attributes.mtime = Some(modified);
+    attributes
+}
+
+fn mode(flags: OpenFlags) -> Mode {
+    if !flags.intersects(OpenFlags::WRITE | OpenFlags::APPEND | OpenFlags::CREATE) {
+        Mode::Read
+    } else if flags.contains(OpenFlags::EXCLUDE) {
+        Mode::Create
+    } else if flags.intersects(OpenFlags::TRUNCATE | OpenFlags::CREATE) {
+        Mode::Replace
+    } else {
+        Mode::Modify
+    }
+}
+
+impl Handler for Verbs {
+    type Error = No;
+
+    fn unimplemented(&self) -> No {
+        No::unsupported()
+    }
+
+    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> Result<Version, No> {
+        let mut version = Version::new();
+        version.extensions.insert(layout::EXTENSION.to_owned(), layout::VERSION.to_owned());
+        Ok(version)
+    }
+
+    async fn open(&mut self, id: u32, filename: String, flags: OpenFlags, _: FileAttributes) -> Result<Handle, No> {
+        let path = self.path(&filename)?;
+        let mode = mode(flags);
+        let opened = if mode == Mode::Read { self.open_virtual(&path).await? } else { None };
+        let handle = match opened {
+            Some(handle) => handle,
+            None => self.session()?.open(&path, mode)?,
+        };
+        Ok(Handle { id, handle: handle.to_string() })
+    }
+
+    async fn close(&mut self, id: u32, handle: String) -> Result<Status, No> {
+        let handle = number(&handle)?;
+        self.waiting(move |session| session.close(handle)).await?;
+        Ok(ok(id))
+    }
+
+    async fn read(&mut self, id: u32, handle: String, offset: u64, len: u32) -> Result<Data, No> {
+        let read = self.session()?.handles.read(number(&handle)?, offset, len)?;
+        read.map(|data| Data { id, data }).ok_or_else(No::end)
+    }
+
+    async fn write(&mut self, id: u32, handle: String, offset: u64, data: Vec<u8>) -> Result<Status, No> {
+        let data = zeroize::Zeroizing::new(data);
+        self.session()?.handles.write(number(&handle)?, offset, &data)?;
+        Ok(ok(id))
+    }
+
+    async fn stat(&mut self, id: u32, path: String) -> Result<Attrs, No> {
+        let path = self.path(&path)?;
+        Ok(Attrs { id, attrs: attributes(self.session()?.stat(&path)?) })
+    }
+
+    async fn lstat(&mut self, id: u32, path: String) -> Result<Attrs, No> {
+        self.stat(id, path).await
+    }
+
+    async fn fstat(&mut self, id: u32, handle: String) -> Result<Attrs, No> {
+        Ok(Attrs { id, attrs: attributes(self.session()?.handles.stat(number(&handle)?)?) })
+    }
+
+    /// Modes and times of staged files are ours to choose: agreed to, and not followed.
+    async fn setstat(&mut self, id: u32, path: String, _: FileAttributes) -> Result<Status, No> {
+        let path = self.path(&path)?;
+        self.session()?.stat(&path)?;
+        Ok(ok(id))
+    }
+
+    async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> Result<Status, No> {
+        let handle = number(&handle)?;
+        let session = self.session()?;
+        session.handles.stat(handle)?;
+        if let Some(length) = attrs.size {
+            session.handles.truncate(handle, length)?;
+        }
+        Ok(ok(id))
+    }
+
+    async fn opendir(&mut self, id: u32, path: String) -> Result<Handle, No> {
+        let path = self.path(&path)?;
+        let handle = self.session()?.open_directory(&path)?;
+        Ok(Handle { id, handle: handle.to_string() })
+    }
+
+    async fn readdir(&mut self, id: u32, handle: String) -> Result<Name, No> {
+        let entries = self.session()?.handles.list(number(&handle)?)?.ok_or_else(No::end)?;
+        let files = entries.into_iter().map(|(name, entry)| File::new(name, attributes(entry))).collect();
+        Ok(Name { id, files })
+    }
+
+    async fn remove(&mut self, id: u32, filename: String) -> Result<Status, No> {
+        let path = self.path(&filename)?;
+        self.session()?.remove(&path)?;
+        Ok(ok(id))
+    }
+
+    async fn mkdir(&mut self, id: u32, path: String, _: FileAttributes) -> Result<Status, No> {
+        let path = self.path(&path)?;
+        self.session()?.make_directory(&path)?;
+        Ok(ok(id))
+    }
+
+    /// Relative to the root, whatever the peer calls it.
+    async fn realpath(&mut self, id: u32, path: String) -> Result<Name, No> {
+        let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        if parts.contains(&"..") {
+            return Err(path::BadPath::Up.into());
+        }
+        Ok(Name { id, files: vec![File::dummy(format!("/{}", parts.join("/")))] })
+    }
+
+    async fn rename(&mut self, id: u32, oldpath: String, newpath: String) -> Result<Status, No> {
+        let (from, to) = (self.path(&oldpath)?, self.path(&newpath)?);
+        let push = self.waiting(move |session| session.commit(&from, &to)).await?;
+        self.pushes.push(push.clone());
+        self.shared.commit(Commit::Push(push)).await;
+        Ok(ok(id))
+    }
+
+    async fn extended(&mut self, _: u32, _: String, _: Vec<u8>) -> Result<Packet, No> {
+        Err(No::unsupported())
+    }
+}

@@ -1,0 +1,213 @@
+//! Running the user's executables: argv only, own process group, a time limit, capped output, and an environment
+//! without anything of ours or systemd's. The only place of this crate that spawns what is not certdeploy itself.
+#![expect(clippy::disallowed_methods, reason = "one of the three places that spawn: the user's executables")]
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It cannot be started.
+    #[error("cannot start it: {0}")]
+    Start(io::Error),
+    /// It ended badly.
+    #[error("it {}{}", how(*.status), tail(.output))]
+    Failed {
+        /// Its status.
+        status: ExitStatus,
+        /// What it said, capped.
+        output: String,
+    },
+    /// It took too long and was killed with all it had started in its process group.
+    #[error("it was killed after {} s{}", .limit.as_secs(), tail(.output))]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+        /// What it said, capped.
+        output: String,
+    },
+}
+
+/// The most output that is kept, in bytes; the rest is read and thrown away.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+/// How long a process group may take to end after SIGTERM.
+const MERCY: Duration = Duration::from_secs(2);
+/// How long the output is waited for after the command itself has ended: a daemon it left behind may keep it open.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How often a text file that is still busy (ETXTBSY: just written) is tried.
+const BUSY_TRIES: u32 = 5;
+
+/// Runs `program` and waits for it, for ever if `limit` is `None`.
+///
+/// # Errors
+/// See [`CommandError`].
+pub async fn run(
+    program: &Path,
+    args: &[String],
+    environment: &[(&'static str, String)],
+    limit: Option<Duration>,
+) -> Result<(), CommandError> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_none_or(is_ours) {
+            command.env_remove(name);
+        }
+    }
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut child = start(&mut command).await?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let ended = {
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let reading = async { tokio::join!(collect(stdout, &mut out), collect(stderr, &mut err)) };
+        tokio::pin!(reading);
+        let waiting = wait(&mut child, limit, group);
+        tokio::pin!(waiting);
+        let mut drained = false;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut waiting => break ended,
+                _ = &mut reading, if !drained => drained = true,
+            }
+        };
+        if !drained {
+            let _ = tokio::time::timeout(DRAIN, reading).await;
+        }
+        ended
+    };
+    let output = format!("{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
+    tracing::debug!("{} said: {output}", program.display());
+    match ended.map_err(CommandError::Start)? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(CommandError::Failed { status, output }),
+        None => Err(CommandError::TimedOut { limit: limit.unwrap_or_default(), output }),
+    }
+}
+
+/// What a child must not inherit: our own variables, certbot's, and systemd's for this process alone.
+fn is_ours(name: &str) -> bool {
+    ["CERTDEPLOY_", "CERTDEPOLY_", "RENEWED_", "LISTEN_", "WATCHDOG_"].iter().any(|prefix| name.starts_with(prefix))
+        || name == "NOTIFY_SOCKET"
+}
+
+async fn start(command: &mut Command) -> Result<Child, CommandError> {
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => return other.map_err(CommandError::Start),
+        }
+    }
+}
+
+/// The status, or `None` when it had to be killed.
+async fn wait(child: &mut Child, limit: Option<Duration>, group: Option<Pid>) -> io::Result<Option<ExitStatus>> {
+    let Some(limit) = limit else { return child.wait().await.map(Some) };
+    if let Ok(status) = tokio::time::timeout(limit, child.wait()).await {
+        return status.map(Some);
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        if let Some(group) = group {
+            let _ = kill_process_group(group, signal);
+        }
+        if let Ok(status) = tokio::time::timeout(MERCY, child.wait()).await {
+            // Whatever else is left in the group goes too.
+            if let Some(group) = group {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            status?;
+            return Ok(None);
+        }
+    }
+    Ok(None)
+}
+
+async fn collect(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+    let Some(mut from) = from else { return };
+    let mut chunk = vec![0; 8192];
+    while let Ok(read @ 1..) = from.read(&mut chunk).await {
+        let room = OUTPUT_LIMIT.saturating_sub(into.len());
+        into.extend(chunk.iter().take(read.min(room)));
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("returned {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+fn tail(output: &str) -> String {
+    let last = output.trim_end().lines().last().unwrap_or_default();
+    if last.is_empty() { String::new() } else { format!("; it last said: {last}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    async fn script(text: &str, limit: Duration) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("script");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let environment = [("CERTDEPLOY_LINEAGES", "a".to_owned())];
+        run(&path, &["one two".to_owned()], &environment, Some(limit)).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn the_outcome_is_what_the_script_says() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(script("test \"$1\" = 'one two' && test $CERTDEPLOY_LINEAGES = a", minute).await, Ok(()));
+        let failed = script("echo begin; echo no such thing >&2; exit 7", minute).await;
+        assert_eq!(failed, Err("it returned 7; it last said: no such thing".to_owned()));
+        assert_eq!(script("kill -9 $$", minute).await, Err("it was killed by signal 9".to_owned()));
+        let missing = run(Path::new("/nonexistent"), &[], &[], None).await.unwrap_err().to_string();
+        assert!(missing.starts_with("cannot start it: No such file"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_hanging_script_is_killed_with_its_children_and_much_output_does_not_block_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let text = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let killed = script(&text, Duration::from_millis(300)).await;
+        assert_eq!(killed, Err("it was killed after 0 s".to_owned()));
+        let pid: u32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        let gone = |stat: String| stat.split(' ').nth(2) == Some("Z");
+        assert!(std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, gone), "{pid} lives");
+        assert_eq!(script("head -c 1000000 /dev/zero", Duration::from_secs(60)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_left_behind_does_not_hold_us() {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(script("sleep 100 & exit 0", Duration::from_secs(60)).await, Ok(()));
+        assert!(begun.elapsed() < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn nothing_of_ours_is_inherited() {
+        for name in ["CERTDEPLOY_CLIENT_CONFIG", "NOTIFY_SOCKET", "LISTEN_FDS", "RENEWED_LINEAGE", "WATCHDOG_USEC"] {
+            assert!(is_ours(name), "{name}");
+        }
+        assert!(!is_ours("PATH") && !is_ours("LEXICON_TOKEN"));
+    }
+}

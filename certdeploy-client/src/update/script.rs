@@ -1,0 +1,63 @@
+//! Updates of type `script`: the user's executable, told what changed by its environment.
+
+use super::{Batch, UpdateError, command};
+use crate::config::Script;
+
+/// Runs the script and waits for it.
+///
+/// # Errors
+/// It cannot be started, fails, or takes too long.
+pub async fn run(script: &Script, batch: &Batch) -> Result<(), UpdateError> {
+    let failed = |source| UpdateError::Script { path: script.path.clone(), source };
+    command::run(&script.path, &script.args, &environment(batch), script.timeout).await.map_err(failed)?;
+    tracing::info!("Script {} returned=0", script.path.display());
+    Ok(())
+}
+
+/// What a script learns. `RENEWED_*` is what certbot gives its hooks: of the first lineage, when several changed.
+fn environment(batch: &Batch) -> Vec<(&'static str, String)> {
+    let words = |words: Vec<&str>| words.join(" ");
+    let domains = |domains: Vec<&std::collections::BTreeSet<_>>| {
+        let all: std::collections::BTreeSet<&str> =
+            domains.into_iter().flatten().map(certdeploy_common::cert::Domain::as_str).collect();
+        words(all.into_iter().collect())
+    };
+    let mut environment = vec![
+        ("CERTDEPLOY_DESTINATION", batch.destination.display().to_string()),
+        ("CERTDEPLOY_LINEAGES", words(batch.lineages.keys().map(certdeploy_common::cert::Lineage::as_str).collect())),
+        ("CERTDEPLOY_DOMAINS", domains(batch.lineages.values().map(|(_, names)| names).collect())),
+    ];
+    if let Some((lineage, (_, names))) = batch.lineages.first_key_value() {
+        environment.push(("RENEWED_LINEAGE", batch.destination.join(lineage.as_str()).display().to_string()));
+        environment.push(("RENEWED_DOMAINS", domains(vec![names])));
+    }
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_learns_all_lineages_and_certbot_s_words_for_the_first() {
+        let names = |text: &[&str]| text.iter().map(|name| name.parse().unwrap()).collect();
+        let batch = Batch {
+            destination: "/d".into(),
+            lineages: [
+                ("b.example".parse().unwrap(), (2, names(&["b.example", "www.b.example"]))),
+                ("a.example".parse().unwrap(), (1, names(&["a.example"]))),
+            ]
+            .into(),
+        };
+        assert_eq!(
+            environment(&batch),
+            [
+                ("CERTDEPLOY_DESTINATION", "/d".to_owned()),
+                ("CERTDEPLOY_LINEAGES", "a.example b.example".to_owned()),
+                ("CERTDEPLOY_DOMAINS", "a.example b.example www.b.example".to_owned()),
+                ("RENEWED_LINEAGE", "/d/a.example".to_owned()),
+                ("RENEWED_DOMAINS", "a.example".to_owned()),
+            ]
+        );
+    }
+}

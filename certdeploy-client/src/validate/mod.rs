@@ -1,0 +1,193 @@
+//! Bytes + now -> [`ValidBundle`] or [`Rejection`]. A `ValidBundle` cannot be made anywhere else, so what is deployed
+//! has been through here. Sees bytes, never paths.
+
+pub mod process;
+
+use certdeploy_common::cert::{self, Bundle, Facts, Fault, FileName, Lineage};
+use certdeploy_common::wire::manifest::ManifestFault;
+use certdeploy_common::wire::{Manifest, PushId};
+use serde::{Deserialize, Serialize};
+
+/// An upload: what a peer says it is, and its bytes. Complete, but not trusted.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// What kind of peer it came from.
+    pub origin: Origin,
+    /// The files.
+    pub bundle: Bundle,
+}
+
+/// Where an upload came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// A pusher that speaks our contract: its manifest, unread.
+    Manifest {
+        /// The push it must be of; `None` when it lies beside files in a directory of its lineage.
+        push: Option<PushId>,
+        /// The manifest's bytes.
+        bytes: Vec<u8>,
+    },
+    /// A peer that only puts files.
+    Plain {
+        /// The directory's name.
+        lineage: Lineage,
+    },
+}
+
+/// What the check found out; made by [`examine`], in a process without privileges when there is one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Findings {
+    lineage: Lineage,
+    force: bool,
+    /// The files it is about.
+    files: Vec<FileName>,
+    /// `None`: a bare key or chain of a plain peer, about which nothing can be said.
+    facts: Option<Facts>,
+    warnings: Vec<String>,
+}
+
+/// Why an upload is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{reason}")]
+pub struct Rejection {
+    /// The reason, as a sentence.
+    pub reason: String,
+    /// Whether it may be an upload that is still arriving.
+    pub incomplete: bool,
+}
+
+/// A bundle that may be deployed.
+#[derive(Debug)]
+pub struct ValidBundle {
+    bundle: Bundle,
+    findings: Findings,
+}
+
+impl ValidBundle {
+    /// Joins the bytes with what the check said of these very bytes.
+    fn new(bundle: &Bundle, findings: Findings) -> Self {
+        Self { bundle: bundle.only(&findings.files), findings }
+    }
+
+    /// The lineage.
+    #[must_use]
+    pub fn lineage(&self) -> &Lineage {
+        &self.findings.lineage
+    }
+
+    /// Whether age and sameness are to be overlooked.
+    #[must_use]
+    pub fn force(&self) -> bool {
+        self.findings.force
+    }
+
+    /// The files as they came.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// What the certificate says of itself, if there is one.
+    #[must_use]
+    pub fn facts(&self) -> Option<&Facts> {
+        self.findings.facts.as_ref()
+    }
+
+    /// What is odd but no reason to refuse.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.findings.warnings
+    }
+
+    /// The files to deploy: those that came, and `cert.pem` out of `fullchain.pem` when it did not come.
+    #[must_use]
+    pub fn files(&self) -> Bundle {
+        let mut files = self.bundle.clone();
+        if let (Some(facts), true, false) = (
+            &self.findings.facts,
+            self.bundle.file(FileName::Fullchain).is_some(),
+            self.bundle.file(FileName::Cert).is_some(),
+        ) {
+            files.insert(FileName::Cert, facts.leaf.clone().into_bytes().into());
+        }
+        files
+    }
+}
+
+/// Examines an upload at the time `now` (Unix seconds). Pure: this is what runs without privileges.
+///
+/// # Errors
+/// See [`Rejection`].
+pub fn examine(upload: &Upload, now: i64) -> Result<Findings, Rejection> {
+    match &upload.origin {
+        Origin::Manifest { push, bytes } => manifested(push.as_ref(), bytes, &upload.bundle, now),
+        Origin::Plain { lineage } => plain(lineage, &upload.bundle, now),
+    }
+}
+
+fn manifested(push: Option<&PushId>, bytes: &[u8], bundle: &Bundle, now: i64) -> Result<Findings, Rejection> {
+    let manifest = Manifest::decode(bytes)?;
+    if push.is_some_and(|push| manifest.push != *push) {
+        return Err(ManifestFault::OtherPush.into());
+    }
+    let files: Vec<FileName> = manifest.files.iter().map(|entry| entry.name).collect();
+    // A directory of a lineage may hold more than this push brought; a push directory may not.
+    let bundle = if push.is_some() { bundle.clone() } else { bundle.only(&files) };
+    manifest.matches(&bundle)?;
+    let mut examined = bundle.clone();
+    if bundle.file(FileName::Fullchain).is_none() && bundle.file(FileName::Cert).is_none() {
+        examined.insert(FileName::Cert, manifest.leaf.clone().into_bytes().into());
+    }
+    // Expired only if both clocks agree: a client whose clock is off must not refuse what is good.
+    let both = now.min(manifest.time);
+    let facts =
+        if manifest.force { cert::check::check_forgiving(&examined, both) } else { cert::check(&examined, both) }?;
+    if let Some(name) = manifest.domains.iter().find(|name| !facts.names.iter().any(|own| own.covers(name))) {
+        return Err(Rejection::final_because(format!("the certificate does not cover {name}")));
+    }
+    let warnings = facts.warnings.clone();
+    Ok(Findings { lineage: manifest.lineage, force: manifest.force, files, facts: Some(facts), warnings })
+}
+
+fn plain(lineage: &Lineage, bundle: &Bundle, now: i64) -> Result<Findings, Rejection> {
+    match cert::check(bundle, now) {
+        Ok(facts) => {
+            let warnings = facts.warnings.clone();
+            Ok(Findings { lineage: lineage.clone(), force: false, files: bundle.names(), facts: Some(facts), warnings })
+        }
+        Err(Fault::NoLeaf) if !bundle.is_empty() => {
+            if let Some(key) = bundle.file(FileName::Privkey) {
+                cert::pem::private_key(key).map_err(|fault| Fault::Pem(FileName::Privkey, fault))?;
+            }
+            if let Some(chain) = bundle.file(FileName::Chain) {
+                cert::pem::certificates(chain).map_err(|fault| Fault::Pem(FileName::Chain, fault))?;
+            }
+            let warnings = vec!["came without its certificate, so nothing could be checked against it".to_owned()];
+            Ok(Findings { lineage: lineage.clone(), force: false, files: bundle.names(), facts: None, warnings })
+        }
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+impl Rejection {
+    /// A refusal that no waiting will change.
+    #[must_use]
+    pub fn final_because(reason: String) -> Self {
+        Self { reason, incomplete: false }
+    }
+}
+
+impl From<Fault> for Rejection {
+    fn from(fault: Fault) -> Self {
+        // A file that is still being written looks cut, or does not fit the others yet.
+        let incomplete = !matches!(fault, Fault::Expired { .. });
+        Self { reason: fault.to_string(), incomplete }
+    }
+}
+
+impl From<ManifestFault> for Rejection {
+    fn from(fault: ManifestFault) -> Self {
+        let incomplete = matches!(fault, ManifestFault::File(_));
+        Self { reason: fault.to_string(), incomplete }
+    }
+}

@@ -1,0 +1,116 @@
+//! Examining an upload in a process of its own without privileges, so that the process that runs as root parses no
+//! peer's bytes. One short-lived process for each upload: nothing that one upload does to it can touch the next.
+#![expect(clippy::disallowed_methods, reason = "one of the three places that spawn: the validator is ourselves")]
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use certdeploy_common::cert::{Bundle, FileName};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Findings, Origin, Rejection, Upload, ValidBundle, examine};
+use crate::account::Account;
+
+/// The hidden command that runs [`serve`].
+pub const COMMAND: &str = "internal-validator";
+
+/// Where uploads are examined.
+#[derive(Debug, Clone)]
+pub enum Validator {
+    /// In this process, which has no privileges to lose.
+    Here,
+    /// In a new process that runs as this account.
+    Apart {
+        /// Who it runs as.
+        account: Account,
+        /// How long one check may take.
+        timeout: Duration,
+    },
+}
+
+/// The first line to the validator; the files' bytes follow in this order.
+#[derive(Serialize, Deserialize)]
+struct Request {
+    origin: Origin,
+    now: i64,
+    files: Vec<(FileName, usize)>,
+}
+
+/// The longest answer, in bytes: a leaf and its names.
+const ANSWER_LIMIT: u64 = 1024 * 1024;
+/// The longest request line, in bytes: a manifest as numbers.
+const REQUEST_LIMIT: u64 = 1024 * 1024;
+
+impl Validator {
+    /// Examines an upload.
+    ///
+    /// # Errors
+    /// `Ok(Err(..))`: the upload is not good. `Err(..)`: it could not be examined.
+    pub async fn validate(&self, upload: Upload, now: i64) -> io::Result<Result<ValidBundle, Rejection>> {
+        let findings =
+            match self {
+                Self::Here => examine(&upload, now),
+                Self::Apart { account, timeout } => tokio::time::timeout(*timeout, apart(account, &upload, now))
+                    .await
+                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the check of the upload took too long"))??,
+            };
+        Ok(findings.map(|findings| ValidBundle::new(&upload.bundle, findings)))
+    }
+}
+
+async fn apart(account: &Account, upload: &Upload, now: i64) -> io::Result<Result<Findings, Rejection>> {
+    let mut command = std::process::Command::new(crate::account::OURSELVES);
+    command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.current_dir("/").process_group(0);
+    account.apply(&mut command);
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(io::Error::other("the validator has no pipes"));
+    };
+    let files = upload.bundle.files().map(|(name, bytes)| (name, bytes.len())).collect();
+    let mut request = serde_json::to_vec(&Request { origin: upload.origin.clone(), now, files })?;
+    request.push(b'\n');
+    input.write_all(&request).await?;
+    for (_, bytes) in upload.bundle.files() {
+        input.write_all(bytes).await?;
+    }
+    drop(input);
+    let mut answer = Vec::new();
+    output.take(ANSWER_LIMIT).read_to_end(&mut answer).await?;
+    let status = child.wait().await?;
+    if !status.success() {
+        return Err(io::Error::other(format!("the validator ended with {status}")));
+    }
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// The validator's whole life: reads one upload on stdin, writes what it found on stdout.
+///
+/// # Errors
+/// The request cannot be read; the parent then knows by the exit code.
+pub fn serve() -> io::Result<()> {
+    crate::account::give_up_the_rest()?;
+    let mut input = io::stdin().lock();
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while input.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
+        if u64::try_from(line.len()).is_ok_and(|length| length > REQUEST_LIMIT) {
+            return Err(io::Error::other("the request is too long"));
+        }
+    }
+    let request: Request = serde_json::from_slice(&line)?;
+    let mut bundle = Bundle::default();
+    for (name, length) in request.files {
+        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        (&mut input).take(u64::try_from(length).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+        bundle.insert(name, bytes);
+    }
+    let found = examine(&Upload { origin: request.origin, bundle }, request.now);
+    let mut output = io::stdout().lock();
+    serde_json::to_writer(&mut output, &found)?;
+    output.flush()
+}
