@@ -1,0 +1,105 @@
+//! The keys of `server.yml` as they are written: names, types, defaults, and the words of the reference. It must not
+//! know what the values lead to.
+
+use certdeploy_common::setting::value::{
+    Count, Level, List, Maybe, Nested, PathText, Port, Positive, Seconds, Switch, Text,
+};
+use certdeploy_common::settings;
+
+use super::kinds::{EveryText, Limit, PushModeText, RemotePath, UnitText};
+
+settings! {
+    /// Keys of `server.yml`.
+    pub struct ServerFile ("config option") {
+        privkey_filename: PathText = required, old ["private_key_file"],
+            "The private SSH key the server logs in with at every target (ed25519 or ECDSA, without a passphrase, readable by its owner only). Make one with `certdeploy-server keygen PATH`.";
+        client_configs: List<Nested<TargetFile>> = yaml "[]", old [],
+            "The targets: the hosts that get certificates. At least one; their keys are listed below.";
+        queue_dir: PathText = yaml "/var/lib/certdeploy", old [],
+            "The directory of the queue. It is made when missing, belongs to the user that runs hook and daemon, and should outlive a restart of the host (no tmpfs).";
+        live_directory: PathText = yaml "/etc/letsencrypt/live", old [],
+            "Where certbot keeps the current lineages. The daemon compares what is there with what each target acknowledged, at its start and every `reconcile_interval`.";
+        reconcile_interval: Limit = yaml "3600", old [],
+            "Seconds between two comparisons of `live_directory` with what the targets hold.";
+        fail_fast: Switch = yaml "false", old [],
+            "Stop with exit code 1 at the first push or renewal that fails, instead of trying again.";
+        log_level: Level = yaml "ERROR", old [],
+            "The least severe messages to log: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.";
+        push_mode: PushModeText = yaml "serial", old [],
+            "`serial` pushes to one target after another, in the order of `client_configs`; `parallel` to several at once.";
+        push_concurrency: Positive = yaml "32", old [],
+            "The most targets that are pushed to at once when `push_mode` is `parallel`.";
+        push_interval: Seconds = yaml "0", old [],
+            "Seconds to wait after the start of a push before the next one is started.";
+        push_retries: Count = yaml "1", old [],
+            "How often a failed push is tried again after `push_retry_interval`. After that the daemon goes on with growing pauses of up to an hour, until the target has acknowledged.";
+        push_retry_interval: Seconds = yaml "30", old [],
+            "Seconds between the first attempt at a push and its retries.";
+        sftp_tcp_timeout: Maybe<Limit> = yaml "10", old [],
+            "Seconds that connecting to one address of a target may take; `null` waits for ever.";
+        sftp_banner_timeout: Maybe<Limit> = yaml "15", old [],
+            "Seconds from the connection to the end of the SSH key exchange; `null` waits for ever.";
+        sftp_auth_timeout: Maybe<Limit> = yaml "15", old [],
+            "Seconds that logging in may take; `null` waits for ever.";
+        sftp_operation_timeout: Maybe<Limit> = yaml "30", old [],
+            "Seconds that each single SFTP operation may take; `null` waits for ever.";
+        push_timeout: Maybe<Limit> = yaml "120", old [],
+            "Seconds that pushing one lineage to one target may take, from the connection to the receipt; `null` waits for ever.";
+        join_timeout: Maybe<Limit> = yaml "null", old [],
+            "Seconds that all pushes of one visit to a target may take together; `null` sets no limit of its own.";
+        renew_every: EveryText = yaml "1", old [],
+            "How many `renew_unit`s lie between two runs of certbot by the daemon. A day of the week (`monday`) works as well.";
+        renew_unit: UnitText = yaml "day", old [],
+            "`minute`, `hour`, `day`, `week`, or a day of the week.";
+        renew_at: Maybe<Text> = yaml "null", old [],
+            "The time of a renewal: `HH:MM` or `HH:MM:SS` for days, weeks and days of the week (local time), `:MM` or `MM:SS` for hours, `:SS` for minutes.";
+        renew_exec: Maybe<PathText> = yaml "null", old [],
+            "The program that renews certificates. Default: `certbot` in `PATH`.";
+        renew_args: List<Text> = yaml "[renew]", old [],
+            "The arguments of `renew_exec`. No shell is involved.";
+        renew_timeout: Maybe<Limit> = yaml "3600", old [],
+            "Seconds after which a run of `renew_exec` is ended together with everything it started; `null` waits for ever.";
+        check_renew: Maybe<Nested<CheckRenewFile>> = yaml "null", old [],
+            "An old spelling of the renewal interval, understood with a warning. Use `renew_every` and `renew_unit`.";
+    }
+}
+
+settings! {
+    /// Keys of the old `check_renew` section.
+    pub struct CheckRenewFile ("check_renew option") {
+        every: EveryText = required, old [],
+            "A unit (`week`), a day of the week, or a number of days.";
+    }
+}
+
+settings! {
+    /// Keys of one entry of `client_configs`.
+    pub struct TargetFile ("client config option") {
+        address: Text = required, old [],
+            "The host name or IP address of the target. All its addresses are tried.";
+        domains: List<Text> = required, old [],
+            "The names this target serves. It gets each lineage whose certificate carries one of them.";
+        pubkey: Text = required, old [],
+            "The target's SSH host key: `ssh-ed25519 AAAA...` or the base64 alone. Nothing is sent to a host that shows another key.";
+        name: Maybe<Text> = yaml "null", old [],
+            "What logs and `status` call this target. Default: `username@address:port+path`.";
+        port: Port = yaml "22", old [],
+            "The target's SSH port.";
+        username: Text = yaml "certdeploy", old [],
+            "The user to log in as.";
+        path: Maybe<RemotePath> = yaml "/var/cache/certdeploy", old [],
+            "Where a plain SSH server or a Python certdeploy-client stages lineages; null or '' is where its SFTP session begins. Our own client needs no path.";
+        needs_cert: Switch = yaml "false", old [],
+            "Push `cert.pem`. Our own client makes it out of `fullchain.pem` anyway.";
+        needs_chain: Switch = yaml "false", old [],
+            "Push `chain.pem`.";
+        needs_fullchain: Switch = yaml "true", old [],
+            "Push `fullchain.pem`.";
+        needs_privkey: Switch = yaml "true", old [],
+            "Push `privkey.pem`.";
+        push_retries: Maybe<Count> = yaml "null", old [],
+            "As the server's `push_retries`, for this target.";
+        push_retry_interval: Maybe<Seconds> = yaml "null", old [],
+            "As the server's `push_retry_interval`, for this target.";
+    }
+}

@@ -1,0 +1,141 @@
+//! The types of settings that only this program has: push mode, renewal interval, timeouts. Pure.
+
+use std::time::Duration;
+
+use certdeploy_common::setting::value::{Kind, Value};
+use certdeploy_common::setting::yaml::{Content, Node};
+use certdeploy_common::setting::{Complaint, Problems, duration};
+
+/// Whether targets are served one after another or side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushMode {
+    /// One after another, in the order of the config.
+    Serial,
+    /// Side by side.
+    Parallel,
+}
+
+/// The unit of a renewal interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Minutes.
+    Minute,
+    /// Hours.
+    Hour,
+    /// Days.
+    Day,
+    /// Weeks.
+    Week,
+    /// A day of the week, 0 for Monday.
+    Weekday(u8),
+}
+
+impl Unit {
+    /// Reads a unit as `renew_unit` writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+        let text = text.trim().to_ascii_lowercase();
+        match text.as_str() {
+            "minute" => Some(Self::Minute),
+            "hour" => Some(Self::Hour),
+            "day" => Some(Self::Day),
+            "week" => Some(Self::Week),
+            other => {
+                let day = WEEKDAYS.iter().position(|name| *name == other)?;
+                Some(Self::Weekday(u8::try_from(day).unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// `renew_every`: a number of units, or a day of the week as the old documentation had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Every {
+    /// A number of `renew_unit`s.
+    Count(u32),
+    /// A unit of its own.
+    Unit(Unit),
+}
+
+fn read<T>(key: &str, node: &Node, kind: &Kind, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Complaint> {
+    let written = match &node.content {
+        Content::Scalar { text, .. } => match parse(text.trim()) {
+            Some(value) => return Ok(value),
+            None => text.as_str(),
+        },
+        Content::Null => "null",
+        Content::List(_) | Content::Map(_) => node.kind(),
+    };
+    Err(Complaint::value(node.place, written, key, kind.expected))
+}
+
+macro_rules! kinds {
+    ($( $(#[$meta:meta])* $name:ident -> $out:ty, $label:literal, $expected:literal,
+        [$($valid:literal),*], [$($invalid:literal),*], $parse:expr; )*) => {$(
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub struct $name;
+        impl Value for $name {
+            type Out = $out;
+            const KIND: Kind = Kind {
+                name: $label, expected: $expected, valid: &[$($valid),*], invalid: &[$($invalid),*], inside: None,
+            };
+            fn read(key: &str, node: Node, _: &mut Problems) -> Result<$out, Complaint> {
+                read(key, &node, &Self::KIND, $parse)
+            }
+        }
+    )*};
+}
+
+kinds! {
+    /// `push_mode`.
+    PushModeText -> PushMode, "push mode", "be \"serial\" or \"parallel\"",
+        ["serial", "parallel"], ["Serial", "both", "1"], |text| match text {
+            "serial" => Some(PushMode::Serial),
+            "parallel" => Some(PushMode::Parallel),
+            _ => None,
+        };
+    /// `renew_unit`.
+    UnitText -> Unit, "unit of time", "be one of minute, hour, day, week or a day of the week",
+        ["minute", "hour", "Day", "week", "monday", "sunday"], ["days", "month", "1"], Unit::parse;
+    /// `renew_every`.
+    EveryText -> Every, "whole number from 1, or a day of the week",
+        "be an integer greater than or equal to 1 or a day of the week",
+        ["1", "12", "monday", "week"], ["0", "-1", "mondays"], |text| match text.parse::<u32>() {
+            Ok(0 | 1_000_001..) => None,
+            Ok(count) => Some(Every::Count(count)),
+            Err(_) => Unit::parse(text).map(Every::Unit),
+        };
+    /// A limit on a wait.
+    Limit -> Duration, "seconds", "be a number of seconds greater than 0, or null to wait for ever",
+        ["1", "0.5", "'30'"], ["0", "-1", "soon"], |text| duration::seconds(text).filter(|limit| !limit.is_zero());
+    /// The path of files at the target, '' for where the SFTP session begins.
+    RemotePath -> String, "path", "be a path",
+        ["/var/cache/certdeploy", "sub/dir", "''"], ["{}", "[]"], |text| Some(text.trim_end_matches('/').to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use certdeploy_common::setting::yaml;
+
+    use super::*;
+
+    fn table<V: Value>() {
+        for (samples, want) in [(V::KIND.valid, true), (V::KIND.invalid, false)] {
+            for sample in samples {
+                let read = V::read("key", yaml::parse(sample).unwrap(), &mut Problems::default());
+                assert_eq!(read.is_ok(), want, "{}: {sample}", V::KIND.name);
+            }
+        }
+    }
+
+    #[test]
+    fn samples_of_each_type_are_accepted_or_refused() {
+        table::<PushModeText>();
+        table::<UnitText>();
+        table::<EveryText>();
+        table::<Limit>();
+        table::<RemotePath>();
+    }
+}

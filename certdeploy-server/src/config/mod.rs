@@ -1,0 +1,140 @@
+//! `server.yml`: as written ([`file`]) -> checked and merged ([`settings`], [`targets`]). The one file of this crate
+//! that opens a config.
+
+pub mod file;
+pub mod kinds;
+pub mod settings;
+pub mod targets;
+
+use std::path::Path;
+
+use certdeploy_common::setting::list::read_section;
+use certdeploy_common::setting::place::ConfigWarning;
+use certdeploy_common::setting::{ConfigError, Problems, yaml};
+
+pub use settings::{Settings, Timeouts};
+pub use targets::{Burst, Target, TargetId};
+
+use file::ServerFile;
+
+/// Why there is no config.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is no such file. The Python program's words, which people grep for.
+    #[error("FileNotFoundError: [Errno 2] No such file or directory: '{0}'")]
+    Missing(String),
+    /// It cannot be read.
+    #[error("cannot read `{path}`: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is refused.
+    #[error(transparent)]
+    Refused(#[from] ConfigError),
+}
+
+/// Reads the config, with warnings about what should be written otherwise.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load(path: &Path) -> Result<(Settings, Vec<ConfigWarning>), LoadError> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        let name = path.display().to_string();
+        if source.kind() == std::io::ErrorKind::NotFound {
+            LoadError::Missing(name)
+        } else {
+            LoadError::Unreadable { path: name, source }
+        }
+    })?;
+    Ok(parse(path, &text)?)
+}
+
+/// Reads the config's text; `path` is what messages call it.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file.
+pub fn parse(path: &Path, text: &str) -> Result<(Settings, Vec<ConfigWarning>), ConfigError> {
+    let node = yaml::parse(text).map_err(|complaint| ConfigError::single(path, complaint))?;
+    let mut problems = Problems::default();
+    let written = read_section::<ServerFile>(node, &mut problems);
+    let settings = written.and_then(|written| settings::settings(path, written, &mut problems));
+    problems.finish(path, settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIN: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
+
+    fn target(more: &str) -> String {
+        format!("- {{address: h, domains: [a.example], pubkey: {PIN}{more}}}\n")
+    }
+
+    fn with(head: &str, targets: &str) -> Result<Settings, String> {
+        let text = format!("privkey_filename: /key\n{head}client_configs:\n{targets}");
+        parse(Path::new("server.yml"), &text).map(|(settings, _)| settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_small_config_has_finite_defaults() {
+        let settings = with("", &target("")).unwrap();
+        assert_eq!(settings.targets[0].id.as_str(), "certdeploy@h:22+/var/cache/certdeploy");
+        assert_eq!(settings.targets[0].burst, Burst { retries: 1, interval: std::time::Duration::from_secs(30) });
+        assert_eq!(settings.push.at_once, 1);
+        assert!(settings.timeouts.connect.is_some() && settings.timeouts.push.is_some());
+        let settings = with("push_mode: parallel\npush_timeout: null\n", &target(", path: null, name: x")).unwrap();
+        assert_eq!((settings.push.at_once, settings.timeouts.push), (32, None));
+        assert_eq!((settings.targets[0].id.as_str(), settings.targets[0].path.as_str()), ("x", ""));
+    }
+
+    #[test]
+    fn each_mistake_names_its_place_and_the_way_out() {
+        let cases = [
+            ("pubkye: x\n", target(""), "server.yml:2:1: Invalid config option: unknown key \"pubkye\""),
+            (
+                "push_mode: both\n",
+                target(""),
+                "server.yml:2:12: Invalid value \"both\" for `push_mode`. `push_mode` must be \"serial\" or \"parallel\".",
+            ),
+            ("renew_at: 25:00\n", target(""), "server.yml:2:11: Invalid value \"25:00\" for `renew_at`."),
+            (
+                "",
+                target(", pubkye: x"),
+                "Invalid client config option: unknown key \"pubkye\" (did you mean \"pubkey\"?)",
+            ),
+            ("", target(", needs_fullchain: no, needs_privkey: no"), "every `needs_...` is false"),
+            ("", "- {address: h, domains: [a.example], pubkey: AAAA}\n".into(), "not an SSH public key"),
+            ("", format!("{}{}", target(""), target(", needs_chain: yes")), "two different entries are both called"),
+            ("", " []\n".into(), "ConfigError: No client configs given."),
+            ("", "- {address: h, domains: [a..b], pubkey: x}\n".into(), "Invalid value \"a..b\" for `domains`."),
+        ];
+        for (head, targets, want) in cases {
+            let message = with(head, &targets).unwrap_err();
+            assert!(message.contains(want), "{message}\nlacks {want}");
+        }
+    }
+
+    #[test]
+    fn one_target_may_be_written_twice_with_other_domains() {
+        let other = format!("- {{address: h, domains: b.example, pubkey: ssh-ed25519 {PIN} note}}\n");
+        let settings = with("", &format!("{}{other}", target(""))).unwrap();
+        assert_eq!((settings.targets.len(), settings.targets[0].domains.len()), (1, 2));
+    }
+
+    #[test]
+    fn renewal_intervals_of_old_documents_are_understood() {
+        use crate::config::kinds::Unit;
+        for (text, unit) in [
+            ("renew_every: monday\n", Unit::Weekday(0)),
+            ("renew_unit: Sunday\n", Unit::Weekday(6)),
+            ("check_renew: {every: week}\n", Unit::Week),
+            ("renew_at: 15:00\n", Unit::Day),
+        ] {
+            assert_eq!(with(text, &target("")).unwrap().renew.interval.unit, unit, "{text}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The file as written -> [`Settings`]: merged, checked against the file system where that can be, valid by
+//! construction. It must not open connections or the queue.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use certdeploy_common::daemon::logging::LogLevel;
+use certdeploy_common::setting::{Complaint, Located, Place, Problems};
+use certdeploy_common::ssh::key;
+use russh::keys::PrivateKey;
+
+use super::file::ServerFile;
+use super::kinds::{Every, PushMode, Unit};
+use super::targets::{Burst, Target, targets};
+use crate::renew::schedule::{At, Interval};
+
+/// Everything that `server.yml` says.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The key to log in with.
+    pub key: KeySetting,
+    /// Who gets certificates.
+    pub targets: Vec<Target>,
+    /// The directory of the queue.
+    pub queue_dir: PathBuf,
+    /// certbot's `live/`.
+    pub live_directory: PathBuf,
+    /// How often the two are compared.
+    pub reconcile_interval: Duration,
+    /// Stop at the first failure.
+    pub fail_fast: bool,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// How pushes are made.
+    pub push: PushPolicy,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// When and how certbot runs.
+    pub renew: RenewPolicy,
+}
+
+/// Where the key is, and where the config says so.
+#[derive(Debug, Clone)]
+pub struct KeySetting {
+    file: PathBuf,
+    path: Located<PathBuf>,
+}
+
+impl KeySetting {
+    /// Reads the key.
+    ///
+    /// # Errors
+    /// The file is missing, can be read by others, or holds no usable key; with the place of the setting.
+    pub fn load(&self) -> Result<Arc<PrivateKey>, certdeploy_common::setting::ConfigError> {
+        let path = &self.path.value;
+        key::load_private(path).map(Arc::new).map_err(|error| {
+            let message = if path.is_file() {
+                format!("Invalid value \"{}\" for `privkey_filename`. {error}", path.display())
+            } else {
+                let rule = "`privkey_filename` must be a file that exists";
+                format!("Invalid value \"{}\" for `privkey_filename`. {rule}: {error}", path.display())
+            };
+            certdeploy_common::setting::ConfigError::single(&self.file, Complaint::new(self.path.place, message))
+        })
+    }
+}
+
+/// How pushes are made.
+#[derive(Debug, Clone, Copy)]
+pub struct PushPolicy {
+    /// The most targets at once.
+    pub at_once: usize,
+    /// The pause after the start of a push.
+    pub interval: Duration,
+}
+
+/// How long things may take; `None` waits for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// TCP, for each address.
+    pub connect: Option<Duration>,
+    /// Banner and key exchange.
+    pub handshake: Option<Duration>,
+    /// Logging in.
+    pub login: Option<Duration>,
+    /// Each SFTP operation.
+    pub operation: Option<Duration>,
+    /// One lineage to one target.
+    pub push: Option<Duration>,
+    /// All lineages of one visit to a target.
+    pub visit: Option<Duration>,
+}
+
+/// When and how certbot runs.
+#[derive(Debug, Clone)]
+pub struct RenewPolicy {
+    /// How often.
+    pub interval: Interval,
+    /// The program; `None` is `certbot` in `PATH`.
+    pub program: Option<PathBuf>,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+}
+
+/// Makes settings of what was written in `file`; what is wrong goes to `problems`.
+pub fn settings(file: &Path, written: ServerFile, problems: &mut Problems) -> Option<Settings> {
+    let burst = Burst { retries: written.push_retries.value, interval: written.push_retry_interval.value };
+    if written.client_configs.value.is_empty() {
+        problems.error(Complaint::new(written.client_configs.place, "ConfigError: No client configs given."));
+    }
+    let interval = interval(&written, problems);
+    let targets = targets(written.client_configs.value, burst, problems);
+    let at_once = match written.push_mode.value {
+        PushMode::Serial => 1,
+        PushMode::Parallel => usize::try_from(written.push_concurrency.value).unwrap_or(usize::MAX),
+    };
+    Some(Settings {
+        key: KeySetting { file: file.to_owned(), path: written.privkey_filename },
+        targets,
+        queue_dir: written.queue_dir.value,
+        live_directory: written.live_directory.value,
+        reconcile_interval: written.reconcile_interval.value,
+        fail_fast: written.fail_fast.value,
+        log_level: written.log_level.value,
+        push: PushPolicy { at_once, interval: written.push_interval.value },
+        timeouts: Timeouts {
+            connect: written.sftp_tcp_timeout.value,
+            handshake: written.sftp_banner_timeout.value,
+            login: written.sftp_auth_timeout.value,
+            operation: written.sftp_operation_timeout.value,
+            push: written.push_timeout.value,
+            visit: written.join_timeout.value,
+        },
+        renew: RenewPolicy {
+            interval: interval?,
+            program: written.renew_exec.value,
+            arguments: written.renew_args.value.into_iter().map(|argument| argument.value).collect(),
+            timeout: written.renew_timeout.value,
+        },
+    })
+}
+
+fn interval(written: &ServerFile, problems: &mut Problems) -> Option<Interval> {
+    let mut every = written.renew_every.value;
+    let mut unit = written.renew_unit.value;
+    if let Some(old) = &written.check_renew.value {
+        let hint = "`check_renew` works, but its names are `renew_every` and `renew_unit` now";
+        problems.warn(written.check_renew.place, hint);
+        (every, unit) = (old.every.value, Unit::Day);
+    }
+    let count = match every {
+        Every::Count(count) => count,
+        Every::Unit(own) => {
+            unit = own;
+            1
+        }
+    };
+    let mut complain = |place: Place, written: &str, key: &str, rule: &str| {
+        problems.error(Complaint::value(place, written, key, rule));
+    };
+    if matches!(unit, Unit::Weekday(_)) && count != 1 {
+        let text = count.to_string();
+        complain(written.renew_every.place, &text, "renew_every", "be 1 when `renew_unit` is a day of the week");
+        return None;
+    }
+    let at = match written.renew_at.value.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => match At::parse(text, unit) {
+            Some(at) => Some(at),
+            None => {
+                complain(written.renew_at.place, text, "renew_at", At::expected(unit));
+                return None;
+            }
+        },
+    };
+    Some(Interval { count, unit, at })
+}

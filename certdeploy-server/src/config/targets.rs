@@ -1,0 +1,156 @@
+//! Entries of `client_configs` -> [`Target`]s that are valid by construction. Pure.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use certdeploy_common::cert::{Domain, FileName};
+use certdeploy_common::setting::{Complaint, Located, Problems};
+use certdeploy_common::ssh::key;
+use russh::keys::PublicKey;
+
+use super::file::TargetFile;
+
+/// What the queue and `status` call a target: `name`, else `user@address:port+path`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetId(String);
+
+impl TargetId {
+    /// An id as the queue has stored it.
+    #[must_use]
+    pub fn stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A host that gets certificates.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What the queue knows it by.
+    pub id: TargetId,
+    /// Host name or address.
+    pub address: String,
+    /// SSH port.
+    pub port: u16,
+    /// User to log in as.
+    pub username: String,
+    /// The names it serves.
+    pub domains: BTreeSet<Domain>,
+    /// The host key that it must show.
+    pub pin: PublicKey,
+    /// Where plain peers stage lineages; '' is where the session begins.
+    pub path: String,
+    /// The files it gets, in the order of upload.
+    pub wanted: Vec<FileName>,
+    /// How a failed push is repeated.
+    pub burst: Burst,
+}
+
+/// The first retries of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Burst {
+    /// How many after the first attempt.
+    pub retries: u32,
+    /// How long between them.
+    pub interval: Duration,
+}
+
+impl Target {
+    /// `user@[host]:port`, as log lines have it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}@[{}]:{}", self.username, self.address, self.port)
+    }
+}
+
+/// Makes targets of the entries; what is wrong goes to `problems`.
+pub fn targets(entries: Vec<Located<TargetFile>>, burst: Burst, problems: &mut Problems) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::with_capacity(entries.len());
+    for Located { value: entry, place } in entries {
+        let Some(target) = target(entry, burst, problems) else { continue };
+        let Some(same) = targets.iter_mut().find(|other| other.id == target.id) else {
+            targets.push(target);
+            continue;
+        };
+        if same.is_same_but_domains(&target) {
+            same.domains.extend(target.domains);
+        } else {
+            let message = format!(
+                "Invalid client config option: two different entries are both called \"{}\"; give one a `name` of its own",
+                target.id
+            );
+            problems.error(Complaint::new(place, message));
+        }
+    }
+    targets
+}
+
+impl Target {
+    fn is_same_but_domains(&self, other: &Self) -> bool {
+        let place = |target: &Self| (target.place(), target.path.clone(), target.wanted.clone());
+        place(self) == place(other) && self.pin.key_data() == other.pin.key_data()
+    }
+}
+
+fn target(entry: TargetFile, burst: Burst, problems: &mut Problems) -> Option<Target> {
+    let before = problems.errors.len();
+    for (key, text) in [("address", &entry.address), ("username", &entry.username)] {
+        if text.value.is_empty() {
+            problems.error(Complaint::value(text.place, "", key, "not be empty"));
+        }
+    }
+    let pin = key::parse_public(&entry.pubkey.value).map_err(|error| {
+        let message = format!("Invalid value for client config option `pubkey`: {error}");
+        problems.error(Complaint::new(entry.pubkey.place, message));
+    });
+    let mut domains = BTreeSet::new();
+    for domain in &entry.domains.value {
+        match domain.value.parse::<Domain>() {
+            Ok(name) => _ = domains.insert(name),
+            Err(_) => {
+                problems.error(Complaint::value(domain.place, &domain.value, "domains", "hold domain names only"))
+            }
+        }
+    }
+    let files = [
+        (entry.needs_cert.value, FileName::Cert),
+        (entry.needs_chain.value, FileName::Chain),
+        (entry.needs_fullchain.value, FileName::Fullchain),
+        (entry.needs_privkey.value, FileName::Privkey),
+    ];
+    let wanted: Vec<FileName> = files.into_iter().filter_map(|(needed, name)| needed.then_some(name)).collect();
+    if wanted.is_empty() {
+        let message = "Invalid client config option: every `needs_...` is false, so there is nothing to push";
+        problems.error(Complaint::new(entry.needs_fullchain.place, message));
+    }
+    let path = entry.path.value.unwrap_or_default();
+    let own = || format!("{}@{}:{}+{path}", entry.username.value, entry.address.value, entry.port.value);
+    let id = TargetId(entry.name.value.filter(|name| !name.is_empty()).unwrap_or_else(own));
+    let pin = pin.ok().filter(|_| problems.errors.len() == before)?;
+    Some(Target {
+        id,
+        address: entry.address.value,
+        port: entry.port.value,
+        username: entry.username.value,
+        domains,
+        pin,
+        path,
+        wanted,
+        burst: Burst {
+            retries: entry.push_retries.value.unwrap_or(burst.retries),
+            interval: entry.push_retry_interval.value.unwrap_or(burst.interval),
+        },
+    })
+}

@@ -1,0 +1,175 @@
+//! What is owed to whom, and what follows from how an attempt ended. Pure: it is handed lineages, rows and the time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use certdeploy_common::cert::{Digest, Domain};
+
+use crate::clock::Millis;
+use crate::config::{Burst, Target, TargetId};
+use crate::hook::Renewal;
+use crate::lineage::Readable;
+use crate::queue::{Change, Delivery, Holding, Owed, Setback, State};
+
+/// What the queue knows of one target.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// What is owed to it.
+    pub deliveries: Vec<Delivery>,
+    /// What it acknowledged.
+    pub holdings: Vec<Holding>,
+}
+
+/// Why a lineage is looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Cause<'a> {
+    /// It was handed over.
+    Hint(&'a Renewal),
+    /// The daemon compares what is with what should be.
+    Reconcile,
+}
+
+/// The names that `target` needs of a certificate with `names`.
+#[must_use]
+pub fn needed(target: &Target, names: &BTreeSet<Domain>) -> BTreeSet<Domain> {
+    target.domains.iter().filter(|domain| names.iter().any(|name| name.covers(domain))).cloned().collect()
+}
+
+/// What changes for `target` because of a lineage that was read.
+#[must_use]
+pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<'_>) -> Option<Change> {
+    let needed = needed(target, &readable.facts.names);
+    let existing = known.deliveries.iter().find(|delivery| delivery.lineage == readable.lineage);
+    if needed.is_empty() {
+        // The certificate or the config no longer says so.
+        return existing
+            .filter(|delivery| delivery.path == readable.path)
+            .map(|delivery| Change::Drop { id: delivery.id });
+    }
+    if let Cause::Hint(renewal) = cause
+        && renewal.anew
+        && !needed.iter().any(|domain| renewal.domains.iter().any(|name| name.covers(domain) || domain.covers(name)))
+    {
+        return None;
+    }
+    let digest = readable.bundle.only(&target.wanted).digest();
+    let owe = |force| {
+        Some(Change::Owe(Owed {
+            target: target.id.clone(),
+            lineage: readable.lineage.clone(),
+            path: readable.path.clone(),
+            digest: Some(digest.clone()),
+            serial: Some(readable.facts.serial.clone()),
+            not_after: Some(readable.facts.not_after),
+            force,
+        }))
+    };
+    if let Cause::Hint(renewal) = cause
+        && renewal.anew
+    {
+        return owe(renewal.force);
+    }
+    let held = known.holdings.iter().find(|holding| holding.lineage == readable.lineage);
+    let settled = held.is_some_and(|holding| holding.digest == digest);
+    match existing.filter(|delivery| delivery.digest.as_ref() == Some(&digest) || delivery.force) {
+        // Forced: somebody asked for exactly this, acknowledged or not.
+        Some(delivery) if delivery.force && delivery.state != State::Refused => hasten(delivery, cause),
+        _ if settled => existing.map(|delivery| Change::Drop { id: delivery.id }),
+        Some(delivery) if delivery.state == State::Refused => None,
+        Some(delivery) => hasten(delivery, cause),
+        None => owe(false),
+    }
+}
+
+fn hasten(delivery: &Delivery, cause: Cause<'_>) -> Option<Change> {
+    match cause {
+        Cause::Hint(_) => Some(Change::Hasten { id: delivery.id }),
+        Cause::Reconcile => None,
+    }
+}
+
+/// What changes for `target` because of a renewal whose lineage cannot be read: what it was handed over with decides,
+/// and the attempts to come will say what is wrong.
+#[must_use]
+pub fn change_unread(target: &Target, known: &Known, renewal: &Renewal) -> Option<Change> {
+    let names: BTreeSet<Domain> = renewal.domains.iter().cloned().collect();
+    if needed(target, &names).is_empty() {
+        return None;
+    }
+    match known.deliveries.iter().find(|delivery| delivery.lineage == renewal.lineage) {
+        Some(delivery) if !renewal.anew => Some(Change::Hasten { id: delivery.id }),
+        _ => Some(Change::Owe(Owed {
+            target: target.id.clone(),
+            lineage: renewal.lineage.clone(),
+            path: renewal.path.clone(),
+            digest: None,
+            serial: None,
+            not_after: None,
+            force: renewal.force,
+        })),
+    }
+}
+
+/// What is owed to nobody: its target is not in the config any more.
+#[must_use]
+pub fn strays(deliveries: &[Delivery], targets: &[Target]) -> Vec<Change> {
+    let known: BTreeSet<&TargetId> = targets.iter().map(|target| &target.id).collect();
+    let stray = deliveries.iter().filter(|delivery| !known.contains(&delivery.target));
+    stray.map(|delivery| Change::Drop { id: delivery.id }).collect()
+}
+
+/// How an attempt failed, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Worth trying again.
+    Passing,
+    /// Another attempt will hardly mend it.
+    Lasting,
+    /// The same files will be refused again.
+    Refused(Option<Digest>),
+}
+
+/// The longest pause between two attempts.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// What to write down after an attempt that did not deliver.
+#[must_use]
+pub fn set_back(attempts: u32, burst: Burst, failure: Failure, error: String, seed: u64, now: Millis) -> Setback {
+    let attempts = attempts.saturating_add(1);
+    let (state, digest, wait) = match failure {
+        Failure::Refused(digest) => (State::Refused, digest, Duration::ZERO),
+        Failure::Lasting => (State::Failed, None, LONGEST_PAUSE),
+        Failure::Passing => (State::Owed, None, pause(attempts, burst, seed)),
+    };
+    Setback { state, attempts, next_at: now.after(wait), error, digest }
+}
+
+/// How long to wait after so many attempts: the burst first, then twice as long each time, capped, with jitter.
+#[must_use]
+pub fn pause(attempts: u32, burst: Burst, seed: u64) -> Duration {
+    if attempts <= burst.retries {
+        return burst.interval;
+    }
+    let shortest = burst.interval.clamp(Duration::from_secs(1), LONGEST_PAUSE / 2);
+    let growing = ExponentialBuilder::new()
+        .with_min_delay(shortest)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_factor(2.0)
+        .without_max_times();
+    let step = usize::try_from(attempts - burst.retries).unwrap_or(usize::MAX).min(32);
+    let pause = growing.build().nth(step).unwrap_or(LONGEST_PAUSE);
+    // Up to a quarter less, so that a thousand targets that failed together do not come back together.
+    pause.mul_f64(1.0 - 0.25 * fraction(seed))
+}
+
+/// A number from 0 to 1 that looks random (splitmix64).
+fn fraction(seed: u64) -> f64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    f64::from(u32::try_from((z ^ (z >> 31)) >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Who is owed what, as tables.
+
+use certdeploy_common::cert::{Bundle, Facts, FileName};
+use zeroize::Zeroizing;
+
+use super::*;
+
+const NOW: Millis = Millis(1_000_000);
+
+fn target(domains: &[&str]) -> Target {
+    let pin = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
+    Target {
+        id: TargetId::stored("t".into()),
+        address: "h".into(),
+        port: 22,
+        username: "certdeploy".into(),
+        domains: domains.iter().map(|name| name.parse().unwrap()).collect(),
+        pin: certdeploy_common::ssh::key::parse_public(pin).unwrap(),
+        path: String::new(),
+        wanted: vec![FileName::Fullchain, FileName::Privkey],
+        burst: Burst { retries: 2, interval: Duration::from_secs(30) },
+    }
+}
+
+fn readable(names: &[&str], content: &str) -> Readable {
+    let mut bundle = Bundle::default();
+    for name in FileName::ALL {
+        bundle.insert(name, Zeroizing::new(format!("{name} {content}").into_bytes()));
+    }
+    Readable {
+        lineage: "x".parse().unwrap(),
+        path: "/live/x".into(),
+        bundle,
+        facts: Facts {
+            serial: "0a".into(),
+            not_before: 0,
+            not_after: 9,
+            names: names.iter().map(|name| name.parse().unwrap()).collect(),
+            leaf: String::new(),
+            warnings: vec![],
+        },
+    }
+}
+
+fn digest(content: &str) -> Digest {
+    readable(&[], content).bundle.only(&[FileName::Fullchain, FileName::Privkey]).digest()
+}
+
+fn renewal(domains: &[&str], anew: bool, force: bool) -> Renewal {
+    let domains = domains.iter().map(|name| name.parse().unwrap()).collect();
+    Renewal { path: "/live/x".into(), lineage: "x".parse().unwrap(), domains, force, anew }
+}
+
+fn known(held: Option<&str>, owed: Option<(&str, State)>) -> Known {
+    let holding = |content| Holding {
+        target: TargetId::stored("t".into()),
+        lineage: "x".parse().unwrap(),
+        digest: digest(content),
+        serial: "0a".into(),
+        not_after: 9,
+        generation: None,
+        acked_at: NOW,
+        update: None,
+        ask_at: None,
+    };
+    let delivery = |(content, state)| Delivery {
+        id: 7,
+        target: TargetId::stored("t".into()),
+        lineage: "x".parse().unwrap(),
+        path: "/live/x".into(),
+        digest: Some(digest(content)),
+        serial: None,
+        not_after: None,
+        force: false,
+        state,
+        attempts: 5,
+        next_at: NOW,
+        last_error: None,
+    };
+    Known { deliveries: owed.map(delivery).into_iter().collect(), holdings: held.map(holding).into_iter().collect() }
+}
+
+/// One word for a change.
+fn word(change: Option<&Change>) -> &'static str {
+    match change {
+        None => "nothing",
+        Some(Change::Owe(owed)) if owed.force => "force",
+        Some(Change::Owe(_)) => "owe",
+        Some(Change::Hasten { .. }) => "hasten",
+        Some(Change::Drop { .. }) => "drop",
+    }
+}
+
+#[test]
+fn what_is_owed_follows_from_what_is_held_and_why_it_is_asked() {
+    use State::{Failed, Owed, Refused};
+    type Case<'a> = (Option<&'a str>, Option<(&'a str, State)>, &'a str, &'a str);
+    // held, owed -> by the hook, by reconcile
+    let cases: [Case<'_>; 9] = [
+        (None, None, "owe", "owe"),
+        (Some("new"), None, "nothing", "nothing"),
+        (Some("old"), None, "owe", "owe"),
+        (None, Some(("new", Owed)), "hasten", "nothing"),
+        (None, Some(("new", Failed)), "hasten", "nothing"),
+        (None, Some(("old", Owed)), "owe", "owe"),
+        (Some("old"), Some(("new", Refused)), "nothing", "nothing"),
+        (Some("older"), Some(("old", Refused)), "owe", "owe"),
+        (Some("new"), Some(("old", Owed)), "drop", "drop"),
+    ];
+    let readable = readable(&["a.example"], "new");
+    let target = target(&["A.example"]);
+    let hint = renewal(&["a.example"], false, false);
+    for (held, owed, by_hook, by_reconcile) in cases {
+        let known = known(held, owed);
+        let hook = change(&target, &known, &readable, Cause::Hint(&hint));
+        let reconcile = change(&target, &known, &readable, Cause::Reconcile);
+        assert_eq!((word(hook.as_ref()), word(reconcile.as_ref())), (by_hook, by_reconcile), "{held:?} {owed:?}");
+    }
+}
+
+#[test]
+fn what_is_asked_for_by_hand_is_owed_again_and_only_to_the_named() {
+    let target = target(&["a.example", "b.example"]);
+    let readable = readable(&["a.example", "*.example"], "new");
+    let settled = known(Some("new"), None);
+    let refused = known(None, Some(("new", State::Refused)));
+    for (domains, force, want) in
+        [("b.example", false, "owe"), ("a.example", true, "force"), ("c.test", false, "nothing")]
+    {
+        for known in [&settled, &refused] {
+            let renewal = renewal(&[domains], true, force);
+            assert_eq!(word(change(&target, known, &readable, Cause::Hint(&renewal)).as_ref()), want, "{domains}");
+        }
+    }
+}
+
+#[test]
+fn only_the_certificates_names_count_and_what_no_longer_matches_is_dropped() {
+    let hint = renewal(&["a.example"], false, false);
+    let other = readable(&["other.example"], "new");
+    let target = target(&["a.example"]);
+    assert_eq!(word(change(&target, &known(None, None), &other, Cause::Hint(&hint)).as_ref()), "nothing");
+    let owed = known(None, Some(("new", State::Owed)));
+    assert_eq!(word(change(&target, &owed, &other, Cause::Reconcile).as_ref()), "drop");
+    assert_eq!(word(change_unread(&target, &known(None, None), &hint).as_ref()), "owe");
+    assert_eq!(word(change_unread(&target, &owed, &hint).as_ref()), "hasten");
+    assert_eq!(word(change_unread(&target, &owed, &renewal(&["z.example"], false, false)).as_ref()), "nothing");
+    assert_eq!(strays(&owed.deliveries, &[]).len(), 1);
+    assert_eq!(strays(&owed.deliveries, &[target]).len(), 0);
+}
+
+#[test]
+fn the_burst_comes_first_and_then_pauses_grow_to_a_cap_with_jitter() {
+    let burst = Burst { retries: 2, interval: Duration::from_secs(30) };
+    assert_eq!([1, 2].map(|attempts| pause(attempts, burst, 1).as_secs()), [30, 30]);
+    let mut last = Duration::ZERO;
+    for attempts in 3..9 {
+        let (low, high) = (1..50)
+            .map(|seed| pause(attempts, burst, seed))
+            .fold((Duration::MAX, Duration::ZERO), |(low, high), pause| (low.min(pause), high.max(pause)));
+        assert!(low > last.mul_f64(0.7) && high > low && high <= LONGEST_PAUSE, "{attempts}: {low:?} {high:?}");
+        last = low;
+    }
+    assert!(pause(1_000_000, burst, 3) >= LONGEST_PAUSE.mul_f64(0.75));
+    let none = Burst { retries: 0, interval: Duration::ZERO };
+    assert!(pause(1, none, 3) >= Duration::from_millis(750));
+}
+
+#[test]
+fn a_failure_is_written_down_with_what_follows() {
+    let burst = Burst { retries: 1, interval: Duration::from_secs(5) };
+    let passing = set_back(0, burst, Failure::Passing, "e".into(), 1, NOW);
+    assert_eq!((passing.state, passing.attempts, passing.next_at), (State::Owed, 1, NOW.after(burst.interval)));
+    let lasting = set_back(0, burst, Failure::Lasting, "e".into(), 1, NOW);
+    assert_eq!((lasting.state, lasting.next_at), (State::Failed, NOW.after(LONGEST_PAUSE)));
+    let refused = set_back(3, burst, Failure::Refused(Some(digest("x"))), "e".into(), 1, NOW);
+    assert_eq!((refused.state, refused.attempts, refused.digest), (State::Refused, 4, Some(digest("x"))));
+}

@@ -1,0 +1,129 @@
+//! The queue on a real directory: what survives, what is set aside, who is refused.
+
+use std::os::unix::fs::PermissionsExt;
+
+use certdeploy_common::wire::Update;
+
+use super::*;
+
+const NOW: Millis = Millis(1_000);
+
+fn open(directory: &Path) -> Queue {
+    Queue::open(directory, Check::Whole, NOW).unwrap()
+}
+
+fn renewal(name: &str) -> Renewal {
+    Renewal {
+        path: format!("/live/{name}").into(),
+        lineage: name.parse().unwrap(),
+        domains: vec!["a.example".parse().unwrap(), "*.b.example".parse().unwrap()],
+        force: false,
+        anew: true,
+    }
+}
+
+fn owed(lineage: &str, digest: &[u8]) -> Change {
+    Change::Owe(Owed {
+        target: TargetId::stored("t".into()),
+        lineage: lineage.parse().unwrap(),
+        path: format!("/live/{lineage}").into(),
+        digest: Some(Digest::of(digest)),
+        serial: Some("0a".into()),
+        not_after: Some(5),
+        force: false,
+    })
+}
+
+fn holding(lineage: &str) -> Holding {
+    Holding {
+        target: TargetId::stored("t".into()),
+        lineage: lineage.parse().unwrap(),
+        digest: Digest::of(b"1"),
+        serial: "0a".into(),
+        not_after: 5,
+        generation: Some(3),
+        acked_at: NOW,
+        update: Some(Update::Pending { due: 9 }),
+        ask_at: Some(Millis(10_000)),
+    }
+}
+
+#[test]
+fn rows_come_back_as_they_went_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a/queue");
+    open(&path).append(&renewal("x"), NOW).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    let mut queue = open(&path);
+    let renewals = queue.renewals().unwrap();
+    assert_eq!(renewals[0].1, renewal("x"));
+    queue.settle(renewals[0].0, &[owed("x", b"1")], NOW).unwrap();
+    queue.settle(renewals[0].0, &[owed("y", b"1")], NOW).unwrap();
+    assert!(queue.renewals().unwrap().is_empty());
+    let deliveries = queue.deliveries().unwrap();
+    assert_eq!(deliveries.len(), 1, "a renewal is settled once");
+    assert_eq!((deliveries[0].state, deliveries[0].next_at), (State::Owed, NOW));
+    queue.acknowledge(deliveries[0].id, &holding("x")).unwrap();
+    assert_eq!(queue.holdings().unwrap(), [holding("x")]);
+    assert!(queue.deliveries().unwrap().is_empty());
+    queue.forget(&TargetId::stored("t".into()), &"x".parse().unwrap()).unwrap();
+    assert!(queue.holdings().unwrap().is_empty());
+    queue.write_note("renewed_at", "7").unwrap();
+    assert_eq!(queue.note("renewed_at").unwrap().as_deref(), Some("7"));
+}
+
+#[test]
+fn the_end_of_an_older_push_does_not_end_a_newer_duty() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut queue = open(dir.path());
+    queue.apply(&[owed("x", b"1")], NOW).unwrap();
+    let old = queue.deliveries().unwrap()[0].id;
+    queue.apply(&[owed("x", b"2")], NOW).unwrap();
+    let setback = Setback { state: State::Refused, attempts: 4, next_at: NOW, error: "no".into(), digest: None };
+    queue.set_back(old, &setback, NOW).unwrap();
+    queue.acknowledge(old, &holding("x")).unwrap();
+    let left = queue.deliveries().unwrap();
+    assert_eq!((left.len(), left[0].state, left[0].attempts), (1, State::Owed, 0));
+    queue.set_back(left[0].id, &setback, NOW).unwrap();
+    assert_eq!(queue.deliveries_to(&left[0].target).unwrap()[0].last_error.as_deref(), Some("no"));
+}
+
+#[test]
+fn a_damaged_queue_is_set_aside_and_a_newer_one_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for damage in [b"not a database at all, and longer than a header, so that SQLite has to look".as_slice(), b"SQLite"]
+    {
+        drop(open(dir.path()));
+        std::fs::write(dir.path().join("queue.sqlite"), damage.repeat(20)).unwrap();
+        let mut queue = open(dir.path());
+        queue.append(&renewal("x"), NOW).unwrap();
+        let aside = dir.path().join("queue.sqlite.damaged-1000");
+        assert_eq!(std::fs::read(&aside).unwrap(), damage.repeat(20));
+        std::fs::remove_file(aside).unwrap();
+    }
+    let connection = rusqlite::Connection::open(dir.path().join("queue.sqlite")).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert!(matches!(Queue::open(dir.path(), Check::Opening, NOW), Err(QueueError::Newer { version: 99, .. })));
+}
+
+#[test]
+fn a_directory_that_others_can_enter_is_tightened_unless_it_is_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let wide = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    wide(dir.path());
+    drop(open(dir.path()));
+    assert_eq!(mode(dir.path()), 0o700);
+    wide(dir.path());
+    std::fs::write(dir.path().join("something else"), "").unwrap();
+    drop(open(dir.path()));
+    assert_eq!(mode(dir.path()), 0o755);
+}
+
+#[test]
+fn looking_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Queue::look(dir.path()).unwrap().is_none());
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+}

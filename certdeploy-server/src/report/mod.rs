@@ -1,0 +1,3 @@
+//! What the queue knows, for people and for machines. It changes nothing.
+
+pub mod status;
