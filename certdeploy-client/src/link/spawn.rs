@@ -18,7 +18,14 @@ pub const COMMAND: &str = "internal-receiver";
 /// As `fork(2)`, `setuid(2)`, `execve(2)`.
 pub fn receiver(account: &Account, line: UnixStream) -> io::Result<tokio::process::Child> {
     let mut command = std::process::Command::new(OURSELVES);
-    command.arg(COMMAND).env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(line))).process_group(0);
+    // What `ps` shows; the program itself looks at the command only.
+    command
+        .arg0("certdeploy-client: receiver")
+        .arg(COMMAND)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(line)))
+        .process_group(0);
     account.apply(&mut command);
     tokio::process::Command::from(command).kill_on_drop(true).spawn()
 }

@@ -191,3 +191,108 @@ impl From<ManifestFault> for Rejection {
         Self { reason: fault.to_string(), incomplete }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use certdeploy_common::wire::Claims;
+
+    use super::*;
+
+    const NOW: i64 = 1_750_000_000;
+
+    fn made(name: &str, years: (i32, i32)) -> Bundle {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        let mut bundle = Bundle::default();
+        let cert = params.self_signed(&key).unwrap();
+        bundle.insert(FileName::Fullchain, cert.pem().into_bytes().into());
+        bundle.insert(FileName::Privkey, key.serialize_pem().into_bytes().into());
+        bundle
+    }
+
+    fn pushed(bundle: &Bundle, domains: &[&str], time: i64, force: bool) -> Upload {
+        let leaf = cert::check::check_forgiving(bundle, NOW).map(|facts| facts.leaf).unwrap_or_default();
+        let domains: BTreeSet<_> = domains.iter().map(|name| name.parse().unwrap()).collect();
+        let claims = Claims { domains, leaf, time, force };
+        let push = PushId::new([1; 16]);
+        let bytes = Manifest::of(push.clone(), "a.example".parse().unwrap(), bundle, claims).encode();
+        Upload { origin: Origin::Manifest { push: Some(push), bytes }, bundle: bundle.clone() }
+    }
+
+    fn reason(upload: &Upload) -> String {
+        examine(upload, NOW).map(|_| String::new()).unwrap_or_else(|rejection| rejection.reason)
+    }
+
+    #[test]
+    fn a_good_push_is_taken_and_brings_its_cert_pem() {
+        let upload = pushed(&made("a.example", (2020, 2040)), &["A.example"], NOW, false);
+        let valid = ValidBundle::new(&upload.bundle, examine(&upload, NOW).unwrap());
+        assert_eq!(valid.lineage().as_str(), "a.example");
+        assert_eq!(valid.files().names(), [FileName::Cert, FileName::Fullchain, FileName::Privkey]);
+        assert_eq!(valid.warnings(), ["the certificate is self-signed"]);
+    }
+
+    #[test]
+    fn each_reason_to_refuse_a_push() {
+        let good = made("a.example", (2020, 2040));
+        assert_eq!(reason(&pushed(&good, &["b.example"], NOW, false)), "the certificate does not cover b.example");
+        let mut other = pushed(&good, &[], NOW, false);
+        let Origin::Manifest { push, .. } = &mut other.origin else { unreachable!("made so") };
+        *push = Some(PushId::new([2; 16]));
+        assert_eq!(reason(&other), "the manifest is of another push");
+        let mut changed = pushed(&good, &[], NOW, false);
+        changed.bundle.insert(
+            FileName::Privkey,
+            made("a.example", (2020, 2040)).file(FileName::Privkey).unwrap().to_vec().into(),
+        );
+        assert_eq!(reason(&changed), "privkey.pem is not what the manifest says");
+        let mut crossed = good.clone();
+        crossed.insert(
+            FileName::Privkey,
+            made("a.example", (2020, 2040)).file(FileName::Privkey).unwrap().to_vec().into(),
+        );
+        let crossed = reason(&pushed(&crossed, &[], NOW, false));
+        assert_eq!(crossed, "privkey.pem: the private key does not belong to the certificate");
+    }
+
+    #[test]
+    fn expired_means_expired_by_both_clocks() {
+        let old = made("a.example", (2020, 2021));
+        assert!(reason(&pushed(&old, &[], NOW, false)).contains("expired at 2021-01-01"));
+        let then = 1_600_000_000;
+        assert_eq!(reason(&pushed(&old, &[], then, false)), "", "the pusher's clock says that it is good");
+        assert_eq!(reason(&pushed(&old, &[], NOW, true)), "", "forced");
+    }
+
+    #[test]
+    fn a_key_alone_is_checked_against_the_leaf_of_the_manifest() {
+        let whole = made("a.example", (2020, 2040));
+        let leaf = cert::check(&whole, NOW).unwrap().leaf;
+        let push = PushId::new([1; 16]);
+        let upload = |key: &Bundle| {
+            let claims = Claims { domains: BTreeSet::new(), leaf: leaf.clone(), time: NOW, force: false };
+            let bytes = Manifest::of(push.clone(), "a.example".parse().unwrap(), key, claims).encode();
+            Upload { origin: Origin::Manifest { push: Some(push.clone()), bytes }, bundle: key.clone() }
+        };
+        assert_eq!(reason(&upload(&whole.only(&[FileName::Privkey]))), "");
+        let other = made("a.example", (2020, 2040)).only(&[FileName::Privkey]);
+        assert!(reason(&upload(&other)).contains("does not belong"));
+    }
+
+    #[test]
+    fn plain_peers_may_bring_less_and_a_cut_file_may_still_be_arriving() {
+        let origin = Origin::Plain { lineage: "a.example".parse().unwrap() };
+        let whole = made("a.example", (2020, 2040));
+        let bare = Upload { origin: origin.clone(), bundle: whole.only(&[FileName::Privkey]) };
+        assert!(examine(&bare, NOW).unwrap().warnings[0].contains("without its certificate"));
+        let text = whole.file(FileName::Fullchain).unwrap();
+        let mut cut = whole.clone();
+        cut.insert(FileName::Fullchain, text[..text.len() - 40].to_vec().into());
+        let rejection = examine(&Upload { origin, bundle: cut }, NOW).unwrap_err();
+        assert!(rejection.incomplete, "{rejection}");
+    }
+}

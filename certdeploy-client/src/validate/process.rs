@@ -63,7 +63,13 @@ impl Validator {
 
 async fn apart(account: &Account, upload: &Upload, now: i64) -> io::Result<Result<Findings, Rejection>> {
     let mut command = std::process::Command::new(crate::account::OURSELVES);
-    command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .arg0("certdeploy-client: validator")
+        .arg(COMMAND)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     command.current_dir("/").process_group(0);
     account.apply(&mut command);
     let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
