@@ -59,7 +59,7 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, config: &Path) -> Result<End
         settings.queue_dir.display(),
         settings.live_directory.display()
     );
-    let dispatcher = Dispatcher::new(Arc::clone(&settings), queue, ssh, Mode::Daemon);
+    let dispatcher = Dispatcher::new(Arc::clone(&settings), queue, ssh, Mode::Daemon, clock::now);
     let renewing = Renewing { settings, config: config.to_owned(), stop: stop.clone() };
     let renewals = tokio::spawn(renewing.run());
     let ended = dispatcher.run(stop.clone(), wake.as_ref().ok()).await;

@@ -137,7 +137,7 @@ fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
     tracing::debug!("Running manual push without a running daemon");
     let ssh = Ssh::new(settings.key.load()?, settings.timeouts);
     let open = || Queue::open(&settings.queue_dir, Check::Opening, clock::now());
-    let dispatcher = Dispatcher::new(Arc::clone(&settings), open()?, ssh, Mode::Once);
+    let dispatcher = Dispatcher::new(Arc::clone(&settings), open()?, ssh, Mode::Once, clock::now);
     let ended = runtime()?.block_on(async { Ok::<_, Failure>(dispatcher.run(shutdown::on_signal()?, None).await?) })?;
     let left = |mut queue: Queue| Ok::<_, QueueError>(!queue.deliveries()?.is_empty() || !queue.renewals()?.is_empty());
     Ok(match ended {

@@ -3,6 +3,7 @@
 
 mod agenda;
 mod look;
+mod record;
 mod visit;
 pub mod wake;
 
@@ -12,17 +13,17 @@ use std::time::Duration;
 
 use certdeploy_common::cert::Digest;
 use certdeploy_common::fs::lock::{self, Lock};
-use certdeploy_common::wire::Update;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{self, Millis};
+use crate::clock::Millis;
 use crate::config::{Settings, Target};
 use crate::plan;
 use crate::push::{Ask, Transport};
-use crate::queue::{Change, Delivery, Queue, QueueError, Setback, State};
+use crate::queue::{Change, Delivery, Queue, QueueError, State};
 use agenda::Agenda;
-use visit::{End, Errand, Report};
+use record::{Context, Recorded};
+use visit::{Errand, Report};
 use wake::Wake;
 
 /// How long the loop goes on.
@@ -53,8 +54,6 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_millis(100);
 /// How long `--push` waits for another process to leave a target.
 const BUSY_LIMIT: Duration = Duration::from_secs(300);
-/// How soon a target that could not be asked is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// The most lineages of one visit.
 const ERRAND: usize = 64;
 
@@ -74,14 +73,17 @@ pub struct Dispatcher<T> {
     busy_since: HashMap<usize, Millis>,
     start_at: Millis,
     reconcile_at: Millis,
+    /// A target has lost what it had acknowledged.
+    missing: bool,
     ended: Ended,
+    clock: fn() -> Millis,
 }
 
 impl<T: Transport> Dispatcher<T> {
     /// Makes a loop over `queue`.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, queue: Queue, transport: T, mode: Mode) -> Self {
-        let now = clock::now();
+    pub fn new(settings: Arc<Settings>, queue: Queue, transport: T, mode: Mode, clock: fn() -> Millis) -> Self {
+        let now = clock();
         Self {
             targets: settings.targets.iter().cloned().map(Arc::new).collect(),
             settings,
@@ -95,7 +97,9 @@ impl<T: Transport> Dispatcher<T> {
             busy_since: HashMap::new(),
             start_at: now,
             reconcile_at: now,
+            missing: false,
             ended: Ended::Quietly,
+            clock,
         }
     }
 
@@ -107,7 +111,7 @@ impl<T: Transport> Dispatcher<T> {
         tracing::debug!("Server.serve_forever: one_shot={}", if self.mode == Mode::Once { "True" } else { "False" });
         self.begin()?;
         loop {
-            let now = clock::now();
+            let now = (self.clock)();
             self.look(now)?;
             if self.ended != Ended::FailedFast && !stop.is_cancelled() {
                 self.start(now)?;
@@ -117,7 +121,7 @@ impl<T: Transport> Dispatcher<T> {
             if idle && over {
                 return Ok(self.ended);
             }
-            let pause = self.pause(clock::now());
+            let pause = self.pause((self.clock)());
             tokio::select! {
                 Some(done) = self.running.join_next_with_id(), if !idle => self.finish(done)?,
                 () = rung(wake) => {}
@@ -140,7 +144,7 @@ impl<T: Transport> Dispatcher<T> {
     }
 
     fn begin(&mut self) -> Result<(), QueueError> {
-        let now = clock::now();
+        let now = (self.clock)();
         look::ingest(&mut self.queue, &self.settings, now)?;
         let open = self.queue.deliveries()?;
         self.queue.apply(&plan::strays(&open, &self.settings.targets), now)?;
@@ -163,10 +167,14 @@ impl<T: Transport> Dispatcher<T> {
             return Ok(());
         }
         let mut changed = look::ingest(&mut self.queue, &self.settings, now)?;
-        if self.reconcile_at <= now {
-            look::reconcile(&mut self.queue, &self.settings, now)?;
+        let due = self.reconcile_at <= now;
+        if due {
+            // Those who can say what they hold are asked: a host may have been restored from a backup.
             self.queue.ask_all(now)?;
             self.reconcile_at = now.after(self.settings.reconcile_interval);
+        }
+        if due || std::mem::take(&mut self.missing) {
+            look::reconcile(&mut self.queue, &self.settings, now)?;
             changed = true;
         }
         if changed { self.replan() } else { Ok(()) }
@@ -200,7 +208,7 @@ impl<T: Transport> Dispatcher<T> {
             let Some(target) = self.targets.get(index).cloned() else { continue };
             let Some(lock) = self.claim(index, &target, now)? else { continue };
             let Some(errand) = self.errand(index, target, now)? else { continue };
-            let visit = self.running.spawn(visit::run(Arc::clone(&self.transport), errand));
+            let visit = self.running.spawn(visit::run(Arc::clone(&self.transport), errand, self.clock));
             self.visits.insert(visit.id(), (index, lock));
             self.start_at = now.after(self.settings.push.interval);
         }
@@ -253,11 +261,17 @@ impl<T: Transport> Dispatcher<T> {
         };
         let Some((index, lock)) = self.visits.remove(&id) else { return Ok(()) };
         let Some(target) = self.targets.get(index).cloned() else { return Ok(()) };
-        let now = clock::now();
-        let well = match report {
-            Some(report) => self.record(&target, report, now)?,
-            None => false,
+        let now = (self.clock)();
+        let Some(report) = report else {
+            self.agenda.set(index, (self.mode == Mode::Daemon).then(|| now.after(plan::LONGEST_PAUSE)));
+            return Ok(());
         };
+        let context = Context { mode: self.mode, fail_fast: self.settings.fail_fast, now };
+        let Recorded { well, updates_failed, missing } = record::record(&mut self.queue, &target, report, context)?;
+        if updates_failed && self.ended == Ended::Quietly {
+            self.ended = Ended::UpdatesFailed;
+        }
+        self.missing |= missing;
         self.agenda.went(index, well);
         if !well && self.settings.fail_fast {
             self.ended = Ended::FailedFast;
@@ -301,98 +315,6 @@ impl<T: Transport> Dispatcher<T> {
         Ok(())
     }
 
-    /// Writes down what came of a visit; says whether all went well.
-    fn record(&mut self, target: &Target, report: Report, now: Millis) -> Result<bool, QueueError> {
-        let mut well = true;
-        for (delivery, end) in report.ends {
-            let path = delivery.path.display();
-            let attempt = delivery.attempts.saturating_add(1);
-            match end {
-                End::Acknowledged(holding) => {
-                    tracing::info!("Pushed {path} to {} in {attempt} attempts", target.place());
-                    if let Some(Update::Failed { reason }) = &holding.update {
-                        tracing::error!("Updates for {} at {} failed: {reason}", holding.lineage, target.id);
-                        if self.ended == Ended::Quietly {
-                            self.ended = Ended::UpdatesFailed;
-                        }
-                    }
-                    self.queue.acknowledge(delivery.id, &holding)?;
-                }
-                End::NotNeeded => self.queue.apply(&[Change::Drop { id: delivery.id }], now)?,
-                End::Failed { failure, error } => {
-                    well = false;
-                    tracing::error!("Error syncing with {}:{}: {error}", target.address, target.port);
-                    let seed =
-                        u64::try_from(now.0).unwrap_or_default() ^ u64::try_from(delivery.id).unwrap_or_default();
-                    let setback = plan::set_back(delivery.attempts, target.burst, failure, error, seed, now);
-                    self.tell(target, &delivery, &setback, now);
-                    self.queue.set_back(delivery.id, &setback, now)?;
-                }
-            }
-        }
-        if let Some(asked) = report.holdings {
-            self.take(target, asked, now)?;
-        }
-        Ok(well)
-    }
-
-    fn tell(&self, target: &Target, delivery: &Delivery, setback: &Setback, now: Millis) {
-        let (attempt, place) = (setback.attempts, target.place());
-        let burst = target.burst.retries.saturating_add(1);
-        let wait = now.until(setback.next_at).as_secs_f64();
-        let path = delivery.path.display();
-        match (setback.state, self.mode) {
-            (State::Owed, _) if attempt < burst && !self.settings.fail_fast => {
-                tracing::warn!("Attempt #{attempt} failed. Retrying sync to {place} in {wait} seconds.");
-            }
-            (State::Refused, _) => {
-                tracing::error!("{path} is not pushed to {place} again until it changes or is forced.");
-            }
-            (State::Owed | State::Failed, Mode::Once) => {
-                tracing::error!("Attempt #{attempt} of {burst} failed. Not retrying sync {path} to {place}.");
-            }
-            (State::Owed | State::Failed, Mode::Daemon) => {
-                let rest = format!("It is still owed and tried again in {wait:.0} seconds.");
-                tracing::error!(
-                    "Attempt #{attempt} of {burst} failed. Not retrying sync {path} to {place} now. {rest}"
-                );
-            }
-        }
-    }
-
-    /// Writes down what a target says it holds.
-    fn take(
-        &mut self,
-        target: &Target,
-        asked: Result<Option<certdeploy_common::wire::Holdings>, crate::push::Error>,
-        now: Millis,
-    ) -> Result<(), QueueError> {
-        let mut known = self.queue.held_by(&target.id)?;
-        match asked {
-            Ok(Some(told)) => {
-                let news = visit::news(known, &told, now);
-                self.queue.hold(&news.held)?;
-                for gone in &news.gone {
-                    tracing::warn!("{} holds nothing of {} any more", target.id, gone.lineage);
-                    self.queue.forget(&gone.target, &gone.lineage)?;
-                }
-                if !news.gone.is_empty() {
-                    look::reconcile(&mut self.queue, &self.settings, now)?;
-                    self.replan()?;
-                }
-                return Ok(());
-            }
-            Ok(None) => known.iter_mut().for_each(|held| held.ask_at = None),
-            Err(error) => {
-                tracing::warn!("{} cannot be asked what it holds: {error}", target.id);
-                known.iter_mut().filter(|held| held.ask_at.is_some()).for_each(|held| {
-                    held.ask_at = Some(now.after(ASK_AGAIN));
-                });
-            }
-        }
-        self.queue.hold(&known)
-    }
-
     /// How long there is nothing to do.
     fn pause(&self, now: Millis) -> Duration {
         let room = self.running.len() < self.settings.push.at_once && self.ended != Ended::FailedFast;
@@ -412,3 +334,6 @@ async fn rung(wake: Option<&Wake>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::cert::{Bundle, Digest, FileName, check};
 use certdeploy_common::wire::{Holdings, Receipt, Update, Verdict};
 
-use crate::clock::{self, Millis};
+use crate::clock::Millis;
 use crate::config::Target;
 use crate::lineage::{self, Readable};
 use crate::plan::{self, Failure};
@@ -53,13 +54,13 @@ impl End {
 }
 
 /// Reads, pushes, asks.
-pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand) -> Report {
+pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: fn() -> Millis) -> Report {
     let Errand { target, live, deliveries, ask } = errand;
     let mut ends = Vec::with_capacity(deliveries.len());
     let mut sent = Vec::new();
     let mut parcels = Vec::new();
     for delivery in deliveries {
-        match prepare(&target, &live, &delivery).await {
+        match prepare(&target, &live, &delivery, clock()).await {
             Ok((parcel, facts)) => {
                 tracing::info!("Pushing {} to {}", delivery.path.display(), target.place());
                 sent.push((delivery, facts));
@@ -72,7 +73,7 @@ pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand) -> Repo
         return Report { ends, holdings: None };
     }
     let visit = transport.visit(&target, parcels, ask).await;
-    let now = clock::now();
+    let now = clock();
     for ((delivery, facts), answer) in sent.into_iter().zip(visit.answers) {
         let end = end(&delivery, facts, answer, now);
         ends.push((delivery, end));
@@ -88,9 +89,13 @@ struct Sent {
     not_after: i64,
 }
 
-async fn prepare(target: &Target, live: &std::path::Path, delivery: &Delivery) -> Result<(Parcel, Sent), End> {
+async fn prepare(
+    target: &Target,
+    live: &std::path::Path,
+    delivery: &Delivery,
+    now: Millis,
+) -> Result<(Parcel, Sent), End> {
     let (path, force, live) = (delivery.path.clone(), delivery.force, live.to_owned());
-    let now = clock::now();
     let read = tokio::task::spawn_blocking(move || lineage::read(&path, &live, force, now.seconds())).await;
     let readable = match read {
         Ok(Ok(readable)) => readable,
@@ -163,12 +168,16 @@ fn holding(delivery: &Delivery, sent: Sent, now: Millis) -> Holding {
     }
 }
 
-/// When to ask about pending updates: just after they fell due, and again soon while they run.
+/// When to ask about pending updates: just after they fell due, and then ever more rarely while they run.
 pub(super) fn ask_at(update: &Update, now: Millis) -> Option<Millis> {
-    const AFTER_DUE: std::time::Duration = std::time::Duration::from_secs(1);
-    const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+    const SOON: Duration = Duration::from_secs(1);
+    const RARELY: Duration = Duration::from_secs(300);
     match update {
-        Update::Pending { due } => Some(Millis::of_seconds(*due).after(AFTER_DUE).max(now.after(AGAIN))),
+        Update::Pending { due } => {
+            let due = Millis::of_seconds(*due).after(SOON);
+            let overdue = due.until(now) / 2;
+            Some(due.max(now.after(overdue.clamp(SOON, RARELY))))
+        }
         Update::Done | Update::Failed { .. } => None,
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use certdeploy_common::fs::atomic;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::rows;
 use super::schema::{self, Found};
 use crate::clock::Millis;
 
@@ -191,12 +192,20 @@ fn connect(file: &Path, check: Check) -> rusqlite::Result<(Connection, Found)> {
             let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
             return Err(rusqlite::Error::SqliteFailure(damage, Some(verdict)));
         }
+        rows::read_all(&connection)?;
     }
     Ok((connection, found))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    let unreadable = matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+    );
+    unreadable || matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// Renames a damaged database, with everything that belongs to it, once nobody else has it open.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use certdeploy_common::cert::{Digest, Domain, Lineage};
 use certdeploy_common::wire::Update;
-use rusqlite::Row;
 use rusqlite::types::Type;
+use rusqlite::{Connection, Row};
 
 use crate::clock::Millis;
 use crate::config::TargetId;
@@ -151,6 +151,16 @@ pub(super) fn update_columns(update: Option<&Update>) -> (&'static str, Option<i
         Some(Update::Done) => ("done", None, None),
         Some(Update::Failed { reason }) => ("failed", None, Some(reason)),
     }
+}
+
+/// Reads every row, to see whether all can be.
+pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
+    fn all<T>(connection: &Connection, sql: &str, read: fn(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<()> {
+        connection.prepare(sql)?.query_map([], read)?.try_for_each(|row| row.map(drop))
+    }
+    all(connection, "SELECT * FROM renewal", renewal)?;
+    all(connection, "SELECT * FROM delivery", delivery)?;
+    all(connection, "SELECT * FROM holding", holding)
 }
 
 fn lineage(row: &Row<'_>) -> rusqlite::Result<Lineage> {
