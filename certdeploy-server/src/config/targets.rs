@@ -136,12 +136,13 @@ fn target(entry: TargetFile, burst: Burst, problems: &mut Problems) -> Option<Ta
         problems.error(Complaint::new(entry.needs_fullchain.place, message));
     }
     let path = entry.path.value.unwrap_or_default();
-    let own = || format!("{}@{}:{}+{path}", entry.username.value, entry.address.value, entry.port.value);
+    let address = entry.address.value.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let own = || format!("{}@{}:{}+{path}", entry.username.value, address, entry.port.value);
     let id = TargetId(entry.name.value.filter(|name| !name.is_empty()).unwrap_or_else(own));
     let pin = pin.ok().filter(|_| problems.errors.len() == before)?;
     Some(Target {
         id,
-        address: entry.address.value,
+        address,
         port: entry.port.value,
         username: entry.username.value,
         domains,

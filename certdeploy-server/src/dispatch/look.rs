@@ -33,6 +33,9 @@ fn changes(settings: &Settings, renewal: &Renewal, known: &Knowledge, now: Milli
     let of = |target: &Target| known.get(&target.id).unwrap_or(&nothing);
     match lineage::read(&renewal.path, &settings.live_directory, renewal.force, now.seconds()) {
         Ok(readable) => {
+            for warning in &readable.facts.warnings {
+                tracing::warn!("{}: {warning}", renewal.path.display());
+            }
             let cause = Cause::Hint(renewal);
             settings.targets.iter().filter_map(|target| plan::change(target, of(target), &readable, cause)).collect()
         }
@@ -49,16 +52,20 @@ fn changes(settings: &Settings, renewal: &Renewal, known: &Knowledge, now: Milli
 
 /// Compares what the targets should hold with what they acknowledged.
 pub(super) fn reconcile(queue: &mut Queue, settings: &Settings, now: Millis) -> Result<(), QueueError> {
+    let live = &settings.live_directory;
+    let paths = match lineage::all(live) {
+        Ok(paths) => paths,
+        Err(error) => {
+            tracing::warn!("live_directory `{}` cannot be read: {error}", live.display());
+            return Ok(());
+        }
+    };
     let deliveries = queue.deliveries()?;
-    queue.apply(&plan::strays(&deliveries, &settings.targets), now)?;
+    let deleted = deliveries.iter().filter(|owed| owed.path.parent() == Some(live) && !paths.contains(&owed.path));
+    let mut changes: Vec<Change> = deleted.map(|owed| Change::Drop { id: owed.id }).collect();
+    changes.extend(plan::strays(&deliveries, &settings.targets));
     let known = known(deliveries, queue.holdings()?);
     let nothing = Known::default();
-    let live = &settings.live_directory;
-    let paths = lineage::all(live).unwrap_or_else(|error| {
-        tracing::warn!("live_directory `{}` cannot be read: {error}", live.display());
-        Vec::new()
-    });
-    let mut changes = Vec::new();
     for path in paths {
         match lineage::read(&path, live, false, now.seconds()) {
             Ok(readable) => changes.extend(settings.targets.iter().filter_map(|target| {

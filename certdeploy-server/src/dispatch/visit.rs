@@ -116,9 +116,6 @@ async fn prepare(
         let error = format!("lineage `{}` has no {name}, which this target needs", path.display());
         return Err(End::failed(Failure::Passing, error));
     }
-    for warning in &facts.warnings {
-        tracing::warn!("{}: {warning}", path.display());
-    }
     let bundle = bundle.only(&target.wanted);
     let sent = Sent { digest: bundle.digest(), serial: facts.serial, not_after: facts.not_after };
     let parcel = Parcel { lineage, bundle, domains, leaf: facts.leaf, time: now.seconds(), force };

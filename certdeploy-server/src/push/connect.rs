@@ -122,7 +122,7 @@ impl Session {
 }
 
 async fn connect(target: &Target, limit: Option<Duration>) -> Result<TcpStream, Error> {
-    let host = target.address.trim_start_matches('[').trim_end_matches(']');
+    let host = target.address.as_str();
     let resolve = async {
         let found = tokio::net::lookup_host((host, target.port)).await;
         let unknown = |cause: String| Error::Resolve { host: host.to_owned(), cause };
