@@ -160,7 +160,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
 
 fn setup(settings: &Settings, sftpd: &Sftpd) -> Result<Setup, DaemonError> {
     Ok(Setup {
-        host_key: key::encode_private(&sftpd.host_key)?.to_string(),
+        host_key: key::encode_private(&sftpd.host_key)?,
         username: sftpd.username.clone(),
         pusher: key::public_line(&sftpd.pusher)?,
         source: settings.source.display().to_string(),

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::logging::{self, LogLevel, Stream};
+use certdeploy_common::daemon::shutdown;
 use certdeploy_common::ssh::key;
 
 use cli::{Command, Options, Role};
@@ -102,6 +103,8 @@ fn internal(role: Role) -> Exit {
 
 async fn receiver() -> Exit {
     let begun = account::give_up_the_rest().and_then(|()| link::spawn::line());
+    // The applier gets the same signals and says when to drain.
+    let _deaf = shutdown::ignore();
     let served = match begun {
         Ok(line) => sftp::serve(line, |setup| logging::start(LOGGER, setup.log_level, Stream::Stdout)).await,
         Err(error) => Err(error),

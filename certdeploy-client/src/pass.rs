@@ -68,7 +68,7 @@ pub fn lock(settings: &Settings) -> Result<Option<Lock>, Exit> {
 
 /// Complete uploads that a daemon received and did not get to. False: one of them is invalid.
 pub async fn leftovers(settings: &Settings, pipeline: &Pipeline) -> bool {
-    let Ok(incoming) = Dir::open(&settings.source.join(INCOMING)) else { return true };
+    let Ok(incoming) = Dir::open(&settings.source).and_then(|source| source.child(INCOMING)) else { return true };
     let commits = match sweep::sweep(&incoming) {
         Ok(commits) => commits,
         Err(error) => {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use zeroize::Zeroizing;
 
 use crate::config::settings::Limits;
 
@@ -50,7 +51,7 @@ pub enum Commit {
 #[derive(Serialize, Deserialize)]
 pub struct Setup {
     /// The host key, in OpenSSH form.
-    pub host_key: String,
+    pub host_key: Zeroizing<String>,
     /// The name the pusher logs in with.
     pub username: String,
     /// The pusher's public key, as one line.
@@ -87,7 +88,7 @@ impl Sender {
     /// # Errors
     /// The other side has ended.
     pub async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
-        let mut line = zeroize::Zeroizing::new(serde_json::to_vec(message)?);
+        let mut line = Zeroizing::new(serde_json::to_vec(message)?);
         line.push(b'\n');
         self.0.write_all(&line).await
     }

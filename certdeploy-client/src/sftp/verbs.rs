@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use certdeploy_common::wire::{PushId, layout};
+use certdeploy_common::wire::{PushId, Receipt, Verdict, layout};
 use russh_sftp::protocol::{
     Attrs, Data, File, FileAttributes, Handle, Name, OpenFlags, Packet, Status, StatusCode, Version,
 };
@@ -62,10 +62,8 @@ impl Verbs {
                 if !self.pushes.contains(push) {
                     return Err(No::missing());
                 }
-                match self.shared.verdict(push).await {
-                    Some(receipt) => serde_json::to_vec(&receipt),
-                    None => return Err(Refusal::Denied("the verdict is not known yet".to_owned()).into()),
-                }
+                let staged = || Receipt { push: push.clone(), lineage: None, verdict: Verdict::Staged, held: None };
+                serde_json::to_vec(&self.shared.verdict(push).await.unwrap_or_else(staged))
             }
             UploadPath::Root
             | UploadPath::Push(_)

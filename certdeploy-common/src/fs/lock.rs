@@ -26,7 +26,9 @@ pub fn try_lock(path: &Path) -> io::Result<Option<Lock>> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    // Whoever owns the directory must not make us create a file elsewhere.
+    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 #[cfg(test)]
@@ -42,5 +44,9 @@ mod tests {
         assert!(try_lock(&path).unwrap().is_none());
         drop(held);
         assert!(try_lock(&path).unwrap().is_some());
+        let planted = dir.path().join("planted");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &planted).unwrap();
+        assert!(try_lock(&planted).is_err());
+        assert!(!dir.path().join("elsewhere").exists());
     }
 }
