@@ -1,4 +1,12 @@
-//! The parts of certdeploy-server in the order of the flow, and the run of one command.
+//! certdeploy-server, in the order of the flow:
+//!
+//! [`cli`] argv and environment -> command · [`config`] server.yml -> settings · [`hook`] what certbot hands over ->
+//! renewal · [`queue`] the durable store · [`lineage`] live/ -> bundle · [`plan`] what is owed, and what follows ·
+//! [`push`] the way to a target · [`dispatch`] the loop · [`renew`] certbot by schedule · [`daemon`] the parts together ·
+//! [`report`] status.
+//!
+//! This file runs one command; it decides nothing. `hook` and `queue` never name `push`; `plan` touches neither files
+//! nor the clock.
 
 pub mod cli;
 pub mod clock;

@@ -85,7 +85,7 @@ pub enum Check {
 /// Opens the database in `directory`, making both when they are missing.
 pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place, QueueError> {
     prepare_directory(directory)?;
-    let file = directory.join(FILE);
+    let file = resolved(directory)?.join(FILE);
     for _ in 0..2 {
         let lock = shared_lock(directory)?;
         match connect(&file, check) {
@@ -103,10 +103,10 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
 
 /// Opens the database for looking only; `None` when there is none.
 pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
-    let file = directory.join(FILE);
-    if !file.exists() {
+    if !directory.join(FILE).exists() {
         return Ok(None);
     }
+    let file = resolved(directory)?.join(FILE);
     let lock = shared_lock(directory)?;
     let database = |source| QueueError::Database { path: file.clone(), source };
     // Not read-only: looking into a WAL database writes its index, and may be the first to recover it.
@@ -118,6 +118,11 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
         None | Some(Found::Foreign) => return Ok(None),
     }
     Ok(Some(Place { connection, file, _lock: lock }))
+}
+
+/// SQLite refuses a path with any link in it; the directory may be behind one (`/var/run`), the file may not.
+fn resolved(directory: &Path) -> Result<PathBuf, QueueError> {
+    directory.canonicalize().map_err(|source| QueueError::Directory { path: directory.to_owned(), source })
 }
 
 fn prepare_directory(path: &Path) -> Result<(), QueueError> {

@@ -122,6 +122,20 @@ fn a_directory_that_others_can_enter_is_tightened_unless_it_is_shared() {
 }
 
 #[test]
+fn the_directory_may_be_behind_a_link_and_the_file_may_not_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("run")).unwrap();
+    std::os::unix::fs::symlink("run", dir.path().join("var")).unwrap();
+    let queue = dir.path().join("var/certdeploy");
+    drop(open(&queue));
+    assert!(Queue::look(&queue).unwrap().is_some());
+    std::fs::copy(queue.join("queue.sqlite"), dir.path().join("other")).unwrap();
+    std::fs::remove_file(queue.join("queue.sqlite")).unwrap();
+    std::os::unix::fs::symlink("../../other", queue.join("queue.sqlite")).unwrap();
+    assert!(Queue::open(&queue, Check::Opening, NOW).is_err());
+}
+
+#[test]
 fn looking_makes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     assert!(Queue::look(dir.path()).unwrap().is_none());
