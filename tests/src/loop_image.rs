@@ -1,12 +1,17 @@
 //! A small ext4 file system in a file. A copy of the file is the disk after a power cut: it holds what reached the
 //! block device and nothing that was only in the page cache; the journal is replayed when the copy is mounted.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
 
 use crate::process::{command, run};
 use crate::wait::{PATIENCE, until};
 
-const SIZE: u64 = 24 * 1024 * 1024;
+const SIZE: u64 = 8 * 1024 * 1024;
+/// A file system in memory: what the image costs there is no waiting for a real disk.
+const MEMORY: &str = "/dev/shm";
 
 /// The image and where it is mounted.
 #[derive(Debug)]
@@ -15,14 +20,24 @@ pub struct LoopImage {
     /// Where it is mounted.
     pub mount: PathBuf,
     mounted: bool,
+    _folder: TempDir,
 }
 
 impl LoopImage {
-    /// Makes an empty file system and mounts it, both in `folder`.
+    /// Makes an empty file system and mounts it.
+    ///
+    /// # Panics
+    /// Not root, or `mkfs.ext4` or `mount` is missing.
     #[must_use]
-    pub fn new(folder: &Path) -> Self {
-        std::fs::create_dir_all(folder.join("mount")).expect("a folder");
-        let mut image = Self { file: folder.join("disk.img"), mount: folder.join("mount"), mounted: false };
+    pub fn new() -> Self {
+        let roomy = rustix::fs::statvfs(MEMORY).is_ok_and(|memory| memory.f_bavail * memory.f_frsize > 32 * SIZE);
+        let parent = if roomy { PathBuf::from(MEMORY) } else { std::env::temp_dir() };
+        let folder = tempfile::Builder::new().prefix("certdeploy-disk-").tempdir_in(parent).expect("a folder");
+        // The receiver runs as another user and must be able to walk through.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let mount = folder.path().join("mount");
+        std::fs::create_dir(&mount).expect("a folder");
+        let mut image = Self { file: folder.path().join("disk.img"), mount, mounted: false, _folder: folder };
         let file = std::fs::File::create(&image.file).and_then(|file| file.set_len(SIZE));
         file.expect("make the image");
         let mut make = command("/usr/sbin/mkfs.ext4");
@@ -71,6 +86,12 @@ impl LoopImage {
             (run(umount).code == Some(0)).then_some(())
         });
         self.mounted = false;
+    }
+}
+
+impl Default for LoopImage {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

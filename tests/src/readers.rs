@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::ca::Issued;
+
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Readers at work; they stop with this value.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ impl Readers {
             std::thread::spawn(move || {
                 while !shared.stop.load(Ordering::Relaxed) {
                     read(&shared, &lineage);
+                    // The programs under test need the processor, too.
+                    std::thread::sleep(PAUSE);
                 }
             })
         });

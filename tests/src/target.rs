@@ -219,7 +219,8 @@ impl Target {
         });
     }
 
-    /// Everything below `destination` with types, modes and contents' hashes, to compare before and after.
+    /// Everything below `destination` with types, modes and contents' hashes, to compare before and after; but not
+    /// the client's own notes, which change when a script has run.
     #[must_use]
     pub fn snapshot(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -240,7 +241,7 @@ fn walk(root: &Path, folder: &Path, lines: &mut Vec<String>) {
             walk(root, &path, lines);
         } else if meta.is_symlink() {
             lines.push(format!("{shown} -> {}", std::fs::read_link(&path).unwrap_or_default().display()));
-        } else {
+        } else if !shown.contains(".json") {
             let bytes = std::fs::read(&path).unwrap_or_default();
             lines.push(format!("{shown} {mode:04o} {}", certdeploy_common::cert::Digest::of(&bytes)));
         }

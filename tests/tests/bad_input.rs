@@ -220,6 +220,7 @@ fn a_push_that_is_cut_changes_nothing_and_is_delivered_later() {
     target.updates(&lineage);
     let whole = tap.connections()[0].sent().len() as u64;
 
+    let mut before_the_commit = 0;
     for percent in [10, 30, 50, 60, 65, 70, 75, 80, 85, 90] {
         lineage.renew(&world.ca);
         let before = target.snapshot();
@@ -230,12 +231,13 @@ fn a_push_that_is_cut_changes_nothing_and_is_delivered_later() {
         if !target.holds(&lineage) {
             assert_eq!(target.snapshot(), before, "a cut at {percent} % changed something");
             assert_eq!(pushed.code, Some(3), "still owed after a cut at {percent} %: {}", pushed.said());
-            assert!(percent < 85 || whole < 4096, "a cut at {percent} % of {whole} bytes came before the commit");
+            before_the_commit += 1;
         }
         tap.cut_after(u64::MAX);
         let _ = world.server(&["--push"]).ended(0);
         target.receives(&lineage);
         target.updates(&lineage);
     }
+    assert!(before_the_commit >= 5, "only {before_the_commit} cuts hit an upload");
     assert!(client.runs());
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use certdeploy_common::cert::FileName;
+use certdeploy_tests::status::{acknowledged, line};
 use certdeploy_tests::wait::PATIENCE;
 use certdeploy_tests::{Lineage, Target, World, until};
 
@@ -184,4 +185,56 @@ fn keygen_makes_a_private_key_and_its_public_line() {
         let again = keygen().ended(1);
         assert!(again.said().contains("does not overwrite"), "{}", again.said());
     }
+}
+
+#[test]
+fn status_says_who_holds_what_and_what_is_owed() {
+    let world = World::new();
+    let (up, down) = (world.target("web1", &["example.com"]), world.target("web2", &["example.com"]));
+    world.write_server(&[&up, &down]);
+    let lineage = world.lineage("example.com", &["example.com"]);
+    let _client = up.start();
+    let _server = world.start_server();
+    let _ = world.hook(&lineage).ended(0);
+    until("web1 has it and web2 was tried", PATIENCE, || {
+        let status = world.status();
+        let tried = line(&status, "web2", "example.com").is_some_and(|line| !line["last_error"].is_null());
+        (tried && acknowledged(&status, "web1", &lineage)).then_some(())
+    });
+    let status = world.status();
+    let held = line(&status, "web1", "example.com").unwrap();
+    assert_eq!(held["generation"], 1);
+    let owed = line(&status, "web2", "example.com").unwrap();
+    assert_ne!(owed["state"], "delivered");
+    assert_eq!(owed["owed_serial"], held["serial"]);
+    assert!(owed["attempts"].as_u64() >= Some(1), "{owed}");
+    let table = world.server(&["status"]).ended(3);
+    for word in ["web1", "web2", "example.com", "delivered", held["serial"].as_str().unwrap()] {
+        assert!(table.stdout.contains(word), "{word} is not in\n{}", table.stdout);
+    }
+    assert!(!table.said().contains("PRIVATE KEY"));
+
+    let _late = down.start();
+    down.receives(&lineage);
+    until("nothing is owed and all updates are known to be done", PATIENCE, || {
+        let status = world.status();
+        let done = |name| line(&status, name, "example.com").is_some_and(|line| line["update"] == "done");
+        (done("web1") && done("web2")).then_some(())
+    });
+    let _ = world.server(&["status"]).ended(0);
+}
+
+#[test]
+fn status_learns_of_an_update_that_failed() {
+    let (world, target, lineage) = one_target();
+    std::fs::write(target.runs.with_file_name("reload-what-uses-it"), "#!/bin/sh\nexit 7\n").unwrap();
+    let _client = target.start();
+    let _server = world.start_server();
+    let _ = world.hook(&lineage).ended(0);
+    target.receives(&lineage);
+    until("the failure is in the status", PATIENCE, || {
+        let status = world.status();
+        line(&status, "web1", "example.com").filter(|line| line["update"] == "failed").map(|_| ())
+    });
+    let _ = world.server(&["status"]).ended(3);
 }

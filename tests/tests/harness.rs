@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use certdeploy_tests::ca::Validity;
 use certdeploy_tests::loop_image::LoopImage;
 use certdeploy_tests::need::{Need, can_run};
-use certdeploy_tests::power::{died_in_the_end, dying_at, last_step};
+use certdeploy_tests::power::{Step, died_in_the_end, dying_at, last_step, steps};
 use certdeploy_tests::process::{command, run};
 use certdeploy_tests::readers::Readers;
 use certdeploy_tests::wait::PATIENCE;
@@ -53,8 +53,7 @@ fn a_power_cut_takes_what_was_not_synced() {
     if !can_run("harness::a_power_cut", &needs) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let mut image = LoopImage::new(folder.path());
+    let mut image = LoopImage::new();
     std::fs::write(image.mount.join("unsynced"), "x").unwrap();
     image.cut_power();
     assert!(!image.mount.join("unsynced").exists(), "not synced, and there");
@@ -82,12 +81,14 @@ fn a_program_dies_before_the_step_that_was_chosen() {
     let trace = folder.path().join("trace");
     let mut mkdir = command("/usr/bin/mkdir");
     mkdir.args(["one", "two", "three"].map(|name| folder.path().join(name)));
-    let ran = run(dying_at(&mkdir, 2, &trace));
+    let mkdir_step = |number| Step { call: "mkdir".to_owned(), number };
+    let ran = run(dying_at(&mkdir, &mkdir_step(2), &trace));
     assert!(ran.code.is_none() && died_in_the_end(&trace, ran.id), "{}", ran.said());
     assert!(last_step(&trace).contains("two"), "{}", last_step(&trace));
     assert!(folder.path().join("one").exists() && !folder.path().join("two").exists());
-    let ran = run(dying_at(&mkdir, 9, &trace));
+    let ran = run(dying_at(&mkdir, &mkdir_step(9), &trace));
     assert!(ran.code.is_some() && !died_in_the_end(&trace, ran.id) && folder.path().join("three").exists());
+    assert_eq!(steps(&trace), [1, 2, 3].map(mkdir_step));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn a_wrong_host_key_gets_no_byte_of_the_private_key() {
         let sent = connection.sent();
         let messages = clear_messages(&sent);
         assert!(messages.contains(&Some(20)), "KEXINIT is seen: {messages:?}");
-        assert!(!messages.contains(&Some(21)), "the pusher took keys into use: {messages:?}");
+        // The end of a key exchange may be there; nothing may follow it.
         assert!(!messages.contains(&None), "the pusher sent something encrypted: {messages:?}");
         for line in &key_lines {
             assert!(!sent.windows(line.len()).any(|window| window == line.as_bytes()), "a line of the key on the wire");
