@@ -238,3 +238,21 @@ fn status_learns_of_an_update_that_failed() {
     });
     let _ = world.server(&["status"]).ended(3);
 }
+
+#[test]
+fn idle_daemons_end_at_once_on_sigterm() {
+    let (world, target, lineage) = one_target();
+    let (mut client, mut server) = (target.start(), world.start_server());
+    let _ = world.hook(&lineage).ended(0);
+    target.updates(&lineage);
+    for daemon in [&mut server, &mut client] {
+        let start = std::time::Instant::now();
+        assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.said());
+        let took = start.elapsed();
+        assert!(
+            took < std::time::Duration::from_secs(3),
+            "nothing was going on, and it took {took:?}:\n{}",
+            daemon.said()
+        );
+    }
+}
