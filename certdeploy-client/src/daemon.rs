@@ -11,6 +11,7 @@ use std::time::Duration;
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::shutdown;
+use certdeploy_common::fs::lock::Lock;
 use certdeploy_common::ssh::key;
 use certdeploy_common::wire::Receipt;
 use tokio::task::JoinHandle;
@@ -58,12 +59,8 @@ pub async fn run(settings: Arc<Settings>) -> Exit {
         }
         return Exit::Failed;
     };
-    let _lock = match pass::lock(&settings) {
-        Ok(Some(lock)) => lock,
-        Ok(None) => {
-            tracing::error!("CertDeployError: Another certdeploy-client is at work on `{}`", settings.source.display());
-            return Exit::Failed;
-        }
+    let _lock = match lock(&settings, sftpd.limits.drain_timeout).await {
+        Ok(lock) => lock,
         Err(exit) => return exit,
     };
     match serve(&settings, sftpd).await {
@@ -72,6 +69,23 @@ pub async fn run(settings: Arc<Settings>) -> Exit {
             tracing::error!("{error}");
             Exit::Failed
         }
+    }
+}
+
+/// The lock on `source`; a daemon that was told to end may still be draining its connections.
+async fn lock(settings: &Settings, drain_timeout: Duration) -> Result<Lock, Exit> {
+    const STEP: Duration = Duration::from_millis(100);
+    let deadline = tokio::time::Instant::now() + drain_timeout + UPDATE_GRACE;
+    loop {
+        if let Some(lock) = pass::lock(settings)? {
+            return Ok(lock);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let source = settings.source.display();
+            tracing::error!("CertDeployError: Another certdeploy-client is at work on `{source}`; stop it first");
+            return Err(Exit::Failed);
+        }
+        tokio::time::sleep(STEP).await;
     }
 }
 
@@ -223,6 +237,7 @@ impl Applier {
             tokio::select! {
                 message = line.next(&mut pending) => match message {
                     Ok(Some(ToApplier::Committed(commit))) => self.received(commit).await?,
+                    Ok(Some(ToApplier::Ask)) => self.tell_holdings().await?,
                     Ok(None) => return Err(DaemonError::Gone(receiver.ended().await)),
                     Err(error) => return Err(DaemonError::Gone(error.to_string())),
                 },

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::link::{self, Setup, ToApplier, ToReceiver, handover};
+use crate::link::{self, Setup, ToReceiver, handover};
 use shared::Shared;
 
 /// How long the accept loop rests when the system has no descriptors left.
@@ -41,10 +41,10 @@ pub async fn serve(line: UnixStream, start_log: fn(&Setup)) -> io::Result<()> {
         return Err(io::Error::other("the applier did not begin with the set-up"));
     };
     start_log(&setup);
-    let (commits, mut committed) = mpsc::channel(64);
+    let (words, mut spoken) = mpsc::channel(64);
     let config = Arc::new(connection::config(&setup)?);
     let drain_timeout = setup.limits.drain_timeout;
-    let shared = Arc::new(Shared::new(handed.incoming, &setup, commits).map_err(io::Error::other)?);
+    let shared = Arc::new(Shared::new(handed.incoming, &setup, words).map_err(io::Error::other)?);
     let draining = CancellationToken::new();
     let cutting = CancellationToken::new();
     let listeners = handed.listeners.into_iter().map(nonblocking).collect::<io::Result<Vec<_>>>()?;
@@ -69,7 +69,7 @@ pub async fn serve(line: UnixStream, start_log: fn(&Setup)) -> io::Result<()> {
                 Some(ToReceiver::Setup(_)) => return Err(io::Error::other("a second set-up")),
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the applier is gone")),
             },
-            Some(commit) = committed.recv() => sender.send(&ToApplier::Committed(commit)).await?,
+            Some(word) = spoken.recv() => sender.send(&word).await?,
             None = accepting.join_next() => return Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use certdeploy_common::ssh::key::{self, KeyError};
 use certdeploy_common::wire::{Holdings, PushId, Receipt};
@@ -11,7 +12,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::settings::Limits;
 use crate::dir::Dir;
-use crate::link::{Commit, Setup};
+use crate::link::{Commit, Setup, ToApplier};
+
+/// How long the applier is waited for when somebody asks what is held.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Shared {
@@ -25,9 +29,9 @@ pub struct Shared {
     pub source: String,
     /// Limits of connections.
     pub limits: Limits,
-    commits: mpsc::Sender<Commit>,
+    words: mpsc::Sender<ToApplier>,
     verdicts: Mutex<HashMap<PushId, watch::Sender<Option<Receipt>>>>,
-    holdings: Mutex<Arc<Holdings>>,
+    holdings: watch::Sender<Arc<Holdings>>,
 }
 
 impl Shared {
@@ -35,16 +39,16 @@ impl Shared {
     ///
     /// # Errors
     /// The pusher's key is not one; does not happen, the applier has read it.
-    pub fn new(incoming: Dir, setup: &Setup, commits: mpsc::Sender<Commit>) -> Result<Self, KeyError> {
+    pub fn new(incoming: Dir, setup: &Setup, words: mpsc::Sender<ToApplier>) -> Result<Self, KeyError> {
         Ok(Self {
             incoming: Arc::new(incoming),
             username: setup.username.clone(),
             pusher: key::parse_public(&setup.pusher)?,
             source: setup.source.clone(),
             limits: setup.limits.clone(),
-            commits,
+            words,
             verdicts: Mutex::new(HashMap::new()),
-            holdings: Mutex::new(Arc::new(Holdings::default())),
+            holdings: watch::Sender::new(Arc::default()),
         })
     }
 
@@ -54,7 +58,7 @@ impl Shared {
             self.lock_verdicts().insert(push.clone(), watch::Sender::new(None));
         }
         // Nobody receives only when this process is about to end; the upload is durable and found at the next start.
-        let _ = self.commits.send(commit).await;
+        let _ = self.words.send(ToApplier::Committed(commit)).await;
     }
 
     /// The verdict has come.
@@ -81,13 +85,18 @@ impl Shared {
 
     /// What is held has changed.
     pub fn hold(&self, holdings: Holdings) {
-        *self.holdings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(holdings);
+        self.holdings.send_replace(Arc::new(holdings));
     }
 
-    /// What is held.
-    #[must_use]
-    pub fn holdings(&self) -> Arc<Holdings> {
-        Arc::clone(&self.holdings.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What is held: asked anew, because an administrator may have been at it; what was said last if the applier is
+    /// busy.
+    pub async fn holdings(&self) -> Arc<Holdings> {
+        let mut said = self.holdings.subscribe();
+        said.mark_unchanged();
+        if self.words.send(ToApplier::Ask).await.is_ok() {
+            let _ = tokio::time::timeout(ANSWER, said.changed()).await;
+        }
+        Arc::clone(&said.borrow())
     }
 
     fn lock_verdicts(&self) -> std::sync::MutexGuard<'_, HashMap<PushId, watch::Sender<Option<Receipt>>>> {

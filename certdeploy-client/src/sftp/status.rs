@@ -4,7 +4,7 @@ use russh_sftp::protocol::StatusCode;
 use russh_sftp::server::StatusReply;
 
 use crate::staging::path::BadPath;
-use crate::staging::session::Refusal;
+use crate::staging::refusal::Refusal;
 
 /// An answer that is not what was asked for.
 #[derive(Debug)]

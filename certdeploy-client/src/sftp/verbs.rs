@@ -15,7 +15,8 @@ use super::status::No;
 use crate::link::Commit;
 use crate::staging::files::{Entry, Open};
 use crate::staging::path::{self, PushName, UploadPath};
-use crate::staging::session::{Mode, Refusal, Session};
+use crate::staging::refusal::Refusal;
+use crate::staging::session::{Mode, Session};
 
 /// One SFTP session. When the library drops it, the staging goes back to whoever waits for it.
 pub struct Verbs {
@@ -57,7 +58,7 @@ impl Verbs {
 
     async fn open_virtual(&mut self, path: &UploadPath) -> Result<Option<u32>, No> {
         let bytes = match path {
-            UploadPath::Holdings => serde_json::to_vec(self.shared.holdings().as_ref()),
+            UploadPath::Holdings => serde_json::to_vec(self.shared.holdings().await.as_ref()),
             UploadPath::PushFile(push, PushName::Receipt) => {
                 if !self.pushes.contains(push) {
                     return Err(No::missing());

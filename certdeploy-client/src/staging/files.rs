@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::session::Refusal;
+use super::refusal::Refusal;
 
 /// What a handle stands for.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 
 pub mod files;
 pub mod path;
+pub mod refusal;
 pub mod session;
 pub mod sweep;
 

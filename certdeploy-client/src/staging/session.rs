@@ -12,33 +12,8 @@ use certdeploy_common::wire::{PushId, layout};
 use super::Staged;
 use super::files::{Entry, Handles, Open, Upload};
 use super::path::{PushName, UploadPath};
+use super::refusal::{Refusal, refusal};
 use crate::dir::Dir;
-
-/// Why a verb is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// There is no such file.
-    #[error("no such file")]
-    Missing,
-    /// Not allowed here.
-    #[error("{0}")]
-    Denied(String),
-    /// No such open file.
-    #[error("no such handle")]
-    Handle,
-    /// Larger than anything that belongs there.
-    #[error("larger than {0} bytes")]
-    TooLarge(u64),
-    /// More than anybody needs.
-    #[error("too many {0}")]
-    TooMany(&'static str),
-    /// Not a verb for this path.
-    #[error("not supported")]
-    Unsupported,
-    /// The disk refuses.
-    #[error("{0}")]
-    Io(io::Error),
-}
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,16 +274,6 @@ impl Session {
         if let Err(error) = self.incoming.remove_tree(name) {
             tracing::warn!("Cannot remove the rest of an upload `{name}`: {error}");
         }
-    }
-}
-
-fn refusal(error: io::Error) -> Refusal {
-    if error.kind() == io::ErrorKind::NotFound {
-        Refusal::Missing
-    } else if error.kind() == io::ErrorKind::AlreadyExists {
-        Refusal::Denied("it exists already".to_owned())
-    } else {
-        Refusal::Io(error)
     }
 }
 
