@@ -48,17 +48,19 @@ impl Scene {
         self.target.updates(&self.lineage);
     }
 
-    fn end(self) {
+    /// The daemons go first: one that still runs would write into the directory that is being removed.
+    fn end(self, daemons: [Daemon; 2]) {
         let seen = self.readers.stop();
         assert_eq!(seen.faults, Vec::<String>::new());
         assert!(seen.pairs > 0 && seen.files > 0);
+        drop(daemons);
     }
 }
 
 #[test]
 fn a_killed_hook_is_either_durable_or_no_success() {
     let mut chance = Chance::new("kill::hook");
-    let (mut scene, mut server, _client) = Scene::new();
+    let (mut scene, mut server, client) = Scene::new();
     // So that only the queue can deliver it: no daemon that reads `live/` by itself.
     server.kill();
     let usual = scene.world.hook(&scene.lineage).ended(0).elapsed;
@@ -80,13 +82,13 @@ fn a_killed_hook_is_either_durable_or_no_success() {
         scene.all_is_well();
     }
     println!("{survived} of {} hooks ended before the kill", kills());
-    scene.end();
+    scene.end([server, client]);
 }
 
 #[test]
 fn a_killed_server_delivers_after_its_restart() {
     let mut chance = Chance::new("kill::server");
-    let (mut scene, mut server, _client) = Scene::new();
+    let (mut scene, mut server, client) = Scene::new();
     for number in 2..2 + kills() {
         scene.renew(number);
         let _ = scene.world.hook(&scene.lineage).ended(0);
@@ -95,13 +97,13 @@ fn a_killed_server_delivers_after_its_restart() {
         server = scene.world.start_server();
         scene.all_is_well();
     }
-    scene.end();
+    scene.end([server, client]);
 }
 
 #[test]
 fn a_killed_client_deploys_and_updates_after_its_restart() {
     let mut chance = Chance::new("kill::client");
-    let (mut scene, _server, mut client) = Scene::new();
+    let (mut scene, server, mut client) = Scene::new();
     for number in 2..2 + kills() {
         scene.renew(number);
         let _ = scene.world.hook(&scene.lineage).ended(0);
@@ -110,13 +112,13 @@ fn a_killed_client_deploys_and_updates_after_its_restart() {
         client = scene.target.start();
         scene.all_is_well();
     }
-    scene.end();
+    scene.end([server, client]);
 }
 
 #[test]
 fn a_killed_receiver_does_not_leave_a_deaf_client() {
     let mut chance = Chance::new("kill::receiver");
-    let (mut scene, _server, mut client) = Scene::new();
+    let (mut scene, server, mut client) = Scene::new();
     for number in 2..2 + kills().min(5) {
         let Some(receiver) = certdeploy_tests::process::children(client.id()).into_iter().next() else {
             // Not root: one process, and nothing to kill here.
@@ -136,5 +138,5 @@ fn a_killed_receiver_does_not_leave_a_deaf_client() {
         }
         scene.all_is_well();
     }
-    scene.end();
+    scene.end([server, client]);
 }
