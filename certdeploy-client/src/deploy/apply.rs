@@ -1,4 +1,4 @@
-//! Acts on the steps of [`plan`](super::plan): the only file that writes below `destination`. Decides nothing.
+//! Acts on the steps of [`mod@super::plan`]: the only file that writes below `destination`. Decides nothing.
 
 use std::io;
 use std::os::unix::fs::symlink;

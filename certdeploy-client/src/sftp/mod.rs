@@ -70,7 +70,11 @@ pub async fn serve(line: UnixStream, start_log: fn(&Setup)) -> io::Result<()> {
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the applier is gone")),
             },
             Some(word) = spoken.recv() => sender.send(&word).await?,
-            None = accepting.join_next() => return Ok(()),
+            ended = accepting.join_next() => match ended {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => return Ok(()),
+            },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `server.yml`: as written ([`file`]) -> checked and merged ([`settings`], [`targets`]). The one file of this crate
+//! `server.yml`: as written ([`mod@file`]) -> checked and merged ([`settings`], [`targets`]). The one file of this crate
 //! that opens a config.
 
 pub mod file;

@@ -1,5 +1,5 @@
 //! The loop: claim a target, visit it, write down what came of it; serially or in parallel, once or for ever. It
-//! decides when; what is owed and what follows is [`plan`](crate::plan)'s, how it travels is [`push`](crate::push)'s.
+//! decides when; what is owed and what follows is [`plan`]'s, how it travels is [`push`](crate::push)'s.
 
 mod agenda;
 mod look;

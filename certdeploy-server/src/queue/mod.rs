@@ -1,6 +1,7 @@
 //! The durable store: renewals as the hook left them, deliveries, and what the targets acknowledged. Rows in, rows
 //! out; when a call returns, its rows are on the disk. It decides nothing and names nothing behind it.
 
+mod patience;
 pub mod place;
 pub mod rows;
 pub mod schema;
@@ -16,6 +17,7 @@ pub use rows::{Delivery, Holding, State};
 use crate::clock::Millis;
 use crate::config::TargetId;
 use crate::hook::Renewal;
+use patience::patiently;
 use place::Place;
 
 /// The queue of one `queue_dir`.
@@ -289,9 +291,9 @@ impl Queue {
 
     fn run<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Outcome<T> {
         let place = &mut self.place;
-        let done = place
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
+        // The borrow of the whole queue is what makes sure that no transaction is inside another.
+        let begin = || Transaction::new_unchecked(&place.connection, TransactionBehavior::Immediate);
+        let done = patiently(begin)
             .and_then(|transaction| work(&transaction).and_then(|value| transaction.commit().map(|()| value)));
         done.map_err(|source| QueueError::Database { path: place.file.clone(), source })
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use certdeploy_common::fs::atomic;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::patience::patiently;
 use super::rows;
 use super::schema::{self, Found};
 use crate::clock::Millis;
@@ -88,7 +89,7 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
     let file = resolved(directory)?.join(FILE);
     for _ in 0..2 {
         let lock = shared_lock(directory)?;
-        match connect(&file, check) {
+        match patiently(|| connect(&file, check)) {
             Ok((connection, Found::Ours)) => return Ok(Place { connection, file, _lock: lock }),
             Ok((_, Found::Newer(version))) => return Err(QueueError::Newer { path: file, version }),
             Ok((connection, Found::Foreign)) => drop(connection),
@@ -111,8 +112,8 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
     let database = |source| QueueError::Database { path: file.clone(), source };
     // Not read-only: looking into a WAL database writes its index, and may be the first to recover it.
     let connection = Connection::open_with_flags(&file, flags(false)).map_err(database)?;
-    schema::prepare(&connection).map_err(database)?;
-    match schema::found(&connection).map_err(database)? {
+    patiently(|| schema::prepare(&connection)).map_err(database)?;
+    match patiently(|| schema::found(&connection)).map_err(database)? {
         Some(Found::Ours) => {}
         Some(Found::Newer(version)) => return Err(QueueError::Newer { path: file, version }),
         None | Some(Found::Foreign) => return Ok(None),
@@ -227,7 +228,7 @@ fn set_aside(directory: &Path, file: &Path, check: Check, now: Millis) -> Result
         }
     }
     // Another process may have done it while we waited.
-    if matches!(connect(file, check), Ok((_, Found::Ours))) {
+    if matches!(patiently(|| connect(file, check)), Ok((_, Found::Ours))) {
         return Ok(());
     }
     let stamp = format!("{}.damaged-{}", file.display(), now.0);

@@ -72,7 +72,7 @@ CREATE TABLE note (
 /// # Errors
 /// Not a database, or damaged.
 pub fn prepare(connection: &Connection) -> Result<()> {
-    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.busy_timeout(super::patience::LIMIT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")

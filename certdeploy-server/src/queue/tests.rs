@@ -141,3 +141,23 @@ fn looking_makes_nothing() {
     assert!(Queue::look(dir.path()).unwrap().is_none());
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
+
+#[test]
+fn many_hooks_that_make_the_queue_together_all_get_in() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("queue");
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    let mut queue = Queue::open(&path, Check::Opening, Millis(0)).unwrap();
+                    queue.append(&renewal("a.example"), Millis(0)).unwrap();
+                });
+            }
+        });
+        let mut queue = Queue::open(&path, Check::Whole, Millis(0)).unwrap();
+        assert_eq!(queue.renewals().unwrap().len(), 8);
+    }
+}
