@@ -80,7 +80,7 @@ impl Pairs {
         match V::read(setting.key, node, problems) {
             Ok(value) => Some(Located { value, place }),
             Err(mut complaint) => {
-                if complaint.place == Place::default() {
+                if complaint.place.line == 0 {
                     complaint.place = key.place;
                 }
                 problems.error(complaint);

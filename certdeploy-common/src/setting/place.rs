@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 /// A line and column of a config file, both from 1; 0:0 is "nowhere in particular".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
+    /// Which file, when a config has several; 0 is the first.
+    pub file: u16,
     /// Line, from 1.
     pub line: u64,
     /// Column in characters, from 1.
@@ -57,12 +59,20 @@ pub struct Problems {
     pub errors: Vec<Complaint>,
     /// What a person should change some day.
     pub warnings: Vec<Complaint>,
+    /// The config's further files, in the order of [`Place::file`] from 1.
+    further: Vec<PathBuf>,
 }
 
 impl Problems {
     /// Records an error.
     pub fn error(&mut self, complaint: Complaint) {
         self.errors.push(complaint);
+    }
+
+    /// Makes a further file of the config known; what it is called in [`Place::file`].
+    pub fn further(&mut self, file: PathBuf) -> u16 {
+        self.further.push(file);
+        u16::try_from(self.further.len()).unwrap_or(u16::MAX)
     }
 
     /// Records a warning.
@@ -79,11 +89,11 @@ impl Problems {
         self.errors.dedup();
         match value {
             Some(value) if self.errors.is_empty() => {
-                let file = file.to_owned();
-                let warn = |complaint| ConfigWarning { file: file.clone(), complaint };
+                let files = files(file, self.further);
+                let warn = |complaint| ConfigWarning { files: files.clone(), complaint };
                 Ok((value, self.warnings.into_iter().map(warn).collect()))
             }
-            _ => Err(ConfigError { file: file.to_owned(), complaints: self.errors }),
+            _ => Err(ConfigError { files: files(file, self.further), complaints: self.errors }),
         }
     }
 }
@@ -91,21 +101,20 @@ impl Problems {
 /// A warning with the file it is about; prints as `server.yml:3:1: ...`.
 #[derive(Debug, Clone)]
 pub struct ConfigWarning {
-    file: PathBuf,
+    files: Vec<PathBuf>,
     complaint: Complaint,
 }
 
 impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        line(f, &self.file, &self.complaint)
+        line(f, &self.files, &self.complaint)
     }
 }
 
 /// A config file that was refused; one line for each thing that is wrong.
 #[derive(Debug, Clone)]
 pub struct ConfigError {
-    /// The file.
-    pub file: PathBuf,
+    files: Vec<PathBuf>,
     /// What is wrong, in the order of the file.
     pub complaints: Vec<Complaint>,
 }
@@ -114,7 +123,7 @@ impl ConfigError {
     /// A refusal with a single reason.
     #[must_use]
     pub fn single(file: &Path, complaint: Complaint) -> Self {
-        Self { file: file.to_owned(), complaints: vec![complaint] }
+        Self { files: vec![file.to_owned()], complaints: vec![complaint] }
     }
 }
 
@@ -126,15 +135,20 @@ impl fmt::Display for ConfigError {
             if i > 0 {
                 writeln!(f)?;
             }
-            line(f, &self.file, complaint)?;
+            line(f, &self.files, complaint)?;
         }
         Ok(())
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, file: &Path, complaint: &Complaint) -> fmt::Result {
+fn files(first: &Path, further: Vec<PathBuf>) -> Vec<PathBuf> {
+    std::iter::once(first.to_owned()).chain(further).collect()
+}
+
+fn line(f: &mut fmt::Formatter<'_>, files: &[PathBuf], complaint: &Complaint) -> fmt::Result {
     let Complaint { place, message } = complaint;
-    if *place == Place::default() {
+    let file = files.get(usize::from(place.file)).map(PathBuf::as_path).unwrap_or(Path::new("the config"));
+    if place.line == 0 {
         write!(f, "{}: {message}", file.display())
     } else {
         write!(f, "{}:{place}: {message}", file.display())

@@ -64,17 +64,26 @@ impl Node {
 /// # Errors
 /// Text that is no YAML, a duplicate key, an anchor bomb: one complaint with its place.
 pub fn parse(text: &str) -> Result<Node, Complaint> {
+    parse_file(text, 0)
+}
+
+/// As [`parse`], for a further file of the config.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_file(text: &str, file: u16) -> Result<Node, Complaint> {
     let options = serde_yaml::options! { duplicate_keys: DuplicateKeyPolicy::Error };
     let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
-        let place = error.location().map_or_else(Place::default, |at| place(&at));
+        let at = error.location();
+        let place = at.map_or(Place { file, ..Place::default() }, |at| place(&at, file));
         let message = error.without_snippet().to_string();
         Complaint::new(place, format!("not valid YAML: {}", message.lines().next().unwrap_or_default()))
     })?;
-    Ok(node(raw, text))
+    Ok(node(raw, text, file))
 }
 
-fn node(raw: Spanned<Raw>, text: &str) -> Node {
-    let at = place(&raw.referenced);
+fn node(raw: Spanned<Raw>, text: &str, file: u16) -> Node {
+    let at = place(&raw.referenced, file);
     let content = match raw.value {
         Raw::Null => Content::Null,
         Raw::Text(parsed) => {
@@ -85,7 +94,7 @@ fn node(raw: Spanned<Raw>, text: &str) -> Node {
             let text = written(&raw.defined, text).map_or(parsed, |w| w.trim().to_owned());
             Content::Scalar { text, quoted: false }
         }
-        Raw::List(items) => Content::List(items.into_iter().map(|item| node(item, text)).collect()),
+        Raw::List(items) => Content::List(items.into_iter().map(|item| node(item, text, file)).collect()),
         Raw::Map(pairs) => Content::Map(
             pairs
                 .into_iter()
@@ -97,7 +106,7 @@ fn node(raw: Spanned<Raw>, text: &str) -> Node {
                         Raw::Null => "null".to_owned(),
                         Raw::List(_) | Raw::Map(_) => "?".to_owned(),
                     };
-                    (Key { place: place(&key.referenced), name }, node(value, text))
+                    (Key { place: place(&key.referenced, file), name }, node(value, text, file))
                 })
                 .collect(),
         ),
@@ -113,8 +122,8 @@ fn written<'t>(at: &Location, text: &'t str) -> Option<&'t str> {
     text.get(start..start.checked_add(length)?)
 }
 
-fn place(at: &Location) -> Place {
-    Place { line: at.line(), column: at.column() }
+fn place(at: &Location, file: u16) -> Place {
+    Place { file, line: at.line(), column: at.column() }
 }
 
 enum Raw {

@@ -14,7 +14,9 @@ settings! {
         privkey_filename: PathText = required, old ["private_key_file"],
             "The private SSH key the server logs in with at every target (ed25519 or ECDSA, without a passphrase, readable by its owner only). Make one with `certdeploy-server keygen PATH`.";
         client_configs: List<Nested<TargetFile>> = yaml "[]", old [],
-            "The targets: the hosts that get certificates. At least one; their keys are listed below.";
+            "The targets: the hosts that get certificates. At least one, here or in `client_config_directory`; their keys are listed below.";
+        client_config_directory: Maybe<PathText> = yaml "null", old [],
+            "A directory with further targets: each file in it that is not hidden is one entry of `client_configs`.";
         queue_dir: PathText = yaml "/var/lib/certdeploy", old [],
             "The directory of the queue. It is made when missing, belongs to the user that runs hook and daemon, and should outlive a restart of the host (no tmpfs).";
         live_directory: PathText = yaml "/etc/letsencrypt/live", old [],

@@ -1,6 +1,7 @@
-//! `server.yml`: as written ([`mod@file`]) -> checked and merged ([`settings`], [`targets`]). The one file of this crate
-//! that opens a config.
+//! `server.yml`: as written ([`mod@file`]) -> checked and merged ([`settings`], [`targets`]). Only this file and
+//! [`directory`] open a config.
 
+pub mod directory;
 pub mod file;
 pub mod kinds;
 pub mod settings;
@@ -60,7 +61,10 @@ pub fn parse(path: &Path, text: &str) -> Result<(Settings, Vec<ConfigWarning>), 
     let node = yaml::parse(text).map_err(|complaint| ConfigError::single(path, complaint))?;
     let mut problems = Problems::default();
     let written = read_section::<ServerFile>(node, &mut problems);
-    let settings = written.and_then(|written| settings::settings(path, written, &mut problems));
+    let settings = written.and_then(|written| {
+        let further = directory::targets(&written.client_config_directory, &mut problems);
+        settings::settings(path, written, further, &mut problems)
+    });
     problems.finish(path, settings)
 }
 
@@ -116,6 +120,29 @@ mod tests {
             let message = with(head, &targets).unwrap_err();
             assert!(message.contains(want), "{message}\nlacks {want}");
         }
+    }
+
+    #[test]
+    fn targets_come_from_a_directory_too_and_their_mistakes_name_their_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("b.yml", &format!("address: b\ndomains: [b.example]\npubkey: {PIN}\n"));
+        write("a.yml", &format!("address: a\ndomains: [a.example]\npubkey: {PIN}\n"));
+        write(".hidden", "?");
+        let head = format!("client_config_directory: {}\n", dir.path().display());
+        let text = format!("privkey_filename: /key\n{head}");
+        let read = |text: &str| parse(Path::new("server.yml"), text).map_err(|error| error.to_string());
+        let names: Vec<String> = read(&text).unwrap().0.targets.iter().map(|target| target.address.clone()).collect();
+        assert_eq!(names, ["a", "b"]);
+        write("c.yml", "address: c\ndomains: [c.example]\npubkye: x\n");
+        let message = read(&text).unwrap_err();
+        let want = format!("{}/c.yml:3:1: Invalid client config option: unknown key \"pubkye\"", dir.path().display());
+        assert!(message.contains(&want), "{message}");
+        let message = read("privkey_filename: /key\nclient_config_directory: /nowhere\n").unwrap_err();
+        assert!(
+            message.contains("server.yml:2:26: Invalid value \"/nowhere\" for `client_config_directory`"),
+            "{message}"
+        );
     }
 
     #[test]

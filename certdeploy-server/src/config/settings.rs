@@ -10,7 +10,7 @@ use certdeploy_common::setting::{Complaint, Located, Place, Problems};
 use certdeploy_common::ssh::key;
 use russh::keys::PrivateKey;
 
-use super::file::ServerFile;
+use super::file::{ServerFile, TargetFile};
 use super::kinds::{Every, PushMode, Unit};
 use super::targets::{Burst, Target, targets};
 use crate::renew::schedule::{At, Interval};
@@ -105,14 +105,21 @@ pub struct RenewPolicy {
     pub timeout: Option<Duration>,
 }
 
-/// Makes settings of what was written in `file`; what is wrong goes to `problems`.
-pub fn settings(file: &Path, written: ServerFile, problems: &mut Problems) -> Option<Settings> {
+/// Makes settings of what was written in `file` and in `further` files of targets; what is wrong goes to `problems`.
+pub fn settings(
+    file: &Path,
+    written: ServerFile,
+    further: Vec<Located<TargetFile>>,
+    problems: &mut Problems,
+) -> Option<Settings> {
     let burst = Burst { retries: written.push_retries.value, interval: written.push_retry_interval.value };
-    if written.client_configs.value.is_empty() {
+    let interval = interval(&written, problems);
+    let mut entries = written.client_configs.value;
+    entries.extend(further);
+    if entries.is_empty() && problems.errors.is_empty() {
         problems.error(Complaint::new(written.client_configs.place, "ConfigError: No client configs given."));
     }
-    let interval = interval(&written, problems);
-    let targets = targets(written.client_configs.value, burst, problems);
+    let targets = targets(entries, burst, problems);
     let at_once = match written.push_mode.value {
         PushMode::Serial => 1,
         PushMode::Parallel => usize::try_from(written.push_concurrency.value).unwrap_or(usize::MAX),
