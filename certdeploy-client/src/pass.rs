@@ -141,7 +141,7 @@ fn report(what: &str, outcome: &Outcome) {
             let missing: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
             tracing::info!("Lineage {lineage} waits for {}, which the deployed one has", missing.join(" and "));
         }
-        Outcome::Refused { rejection } => tracing::error!("InvalidKey: Invalid key: {what} is refused: {rejection}"),
+        Outcome::Refused { rejection } => tracing::error!("CertDeployError: Refused {what}: {rejection}"),
         Outcome::Failed { reason } => tracing::error!("CertDeployError: {what} cannot be deployed now: {reason}"),
     }
 }

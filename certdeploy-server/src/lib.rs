@@ -135,7 +135,15 @@ fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
     }
     tracing::debug!("Adding lineage to queue.");
     let now = clock::now();
-    Queue::open(&settings.queue_dir, Check::Opening, now)?.append(&renewal, now)?;
+    if renewal.path.metadata().is_ok_and(|meta| !meta.is_dir()) {
+        return Err(format!("lineage `{}` is not a directory", renewal.path.display()).into());
+    }
+    let append = |check| Queue::open(&settings.queue_dir, check, now)?.append(&renewal, now);
+    match append(Check::Opening) {
+        // Damage that opening does not show: looked for, set aside, and this renewal is not lost.
+        Err(error) if error.is_damage() => append(Check::Whole)?,
+        appended => appended?,
+    }
     tracing::info!("Queued lineage {}", renewal.path.display());
     dispatch::wake::ring(&settings.queue_dir);
     if handed.push { push(settings) } else { Ok(Exit::Done) }
@@ -144,14 +152,14 @@ fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
 fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
     tracing::debug!("Running manual push without a running daemon");
     let ssh = Ssh::new(settings.key.load()?, settings.timeouts);
-    let open = || Queue::open(&settings.queue_dir, Check::Opening, clock::now());
-    let dispatcher = Dispatcher::new(Arc::clone(&settings), open()?, ssh, Mode::Once, clock::now);
+    let open = |check| Queue::open(&settings.queue_dir, check, clock::now());
+    let dispatcher = Dispatcher::new(Arc::clone(&settings), open(Check::Whole)?, ssh, Mode::Once, clock::now);
     let ended = runtime()?.block_on(async { Ok::<_, Failure>(dispatcher.run(shutdown::on_signal()?, None).await?) })?;
     let left = |mut queue: Queue| Ok::<_, QueueError>(!queue.deliveries()?.is_empty() || !queue.renewals()?.is_empty());
     Ok(match ended {
         Ended::FailedFast => Exit::Failed,
         Ended::UpdatesFailed => Exit::Owed,
-        Ended::Quietly if left(open()?)? => Exit::Owed,
+        Ended::Quietly if left(open(Check::Opening)?)? => Exit::Owed,
         Ended::Quietly => Exit::Done,
     })
 }

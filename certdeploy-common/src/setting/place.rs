@@ -29,6 +29,20 @@ pub struct Located<T> {
     pub place: Place,
 }
 
+/// What was written, as far as it may be repeated: whoever pastes a key where a path belongs must not find it in a log.
+fn shown(written: &str) -> &str {
+    if written.contains(['\n', '\r']) || written.contains("-----BEGIN") {
+        "several lines, not shown"
+    } else if written.len() > 200 {
+        "a long text, not shown"
+    } else {
+        written
+    }
+}
+
+/// The most complaints that are printed about one config.
+const COMPLAINTS: usize = 20;
+
 /// One thing that is wrong in a config file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Complaint {
@@ -48,6 +62,7 @@ impl Complaint {
     /// ``Invalid value "X" for `key`. `key` must ...`` : the Python program's sentence, kept for those who grep.
     #[must_use]
     pub fn value(place: Place, written: &str, key: &str, expected: &str) -> Self {
+        let written = shown(written);
         Self::new(place, format!("Invalid value \"{written}\" for `{key}`. `{key}` must {expected}."))
     }
 }
@@ -131,13 +146,16 @@ impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, complaint) in self.complaints.iter().enumerate() {
+        for (i, complaint) in self.complaints.iter().take(COMPLAINTS).enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
             line(f, &self.files, complaint)?;
         }
-        Ok(())
+        match self.complaints.len().saturating_sub(COMPLAINTS) {
+            0 => Ok(()),
+            more => write!(f, "\n... and {more} more"),
+        }
     }
 }
 
@@ -152,5 +170,23 @@ fn line(f: &mut fmt::Formatter<'_>, files: &[PathBuf], complaint: &Complaint) ->
         write!(f, "{}: {message}", file.display())
     } else {
         write!(f, "{}:{place}: {message}", file.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_pasted_in_is_not_repeated_and_much_is_cut() {
+        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n";
+        let complaint = Complaint::value(Place::default(), key, "privkey_filename", "be a path");
+        assert_eq!(
+            complaint.message,
+            "Invalid value \"several lines, not shown\" for `privkey_filename`. `privkey_filename` must be a path."
+        );
+        let error = ConfigError { files: vec!["c.yml".into()], complaints: vec![complaint; 25] };
+        assert_eq!(error.to_string().lines().count(), 21);
+        assert!(error.to_string().ends_with("... and 5 more"));
     }
 }

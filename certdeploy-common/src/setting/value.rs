@@ -105,7 +105,7 @@ scalar_kinds! {
         ["x", "'1 2'"], ["{}", "{a: 1}"], |text| Some(text.to_owned());
     /// A path.
     PathText -> PathBuf, "path", "be a path",
-        ["/etc/certdeploy/x", "relative/x"], ["''", "{}"], |text| (!text.is_empty()).then(|| PathBuf::from(text));
+        ["/etc/certdeploy/x", "relative/x"], ["''", "{}", "\"-----BEGIN KEY-----\\nx\""], |text| (!text.is_empty() && !text.contains(['\n', '\0'])).then(|| PathBuf::from(text));
     /// A file mode.
     ModeText -> Mode, "file mode", "be an octal mode from 0001 to 0777",
         ["0600", "0o640", "'644'"], ["rw-", "0", "07777"], Mode::parse;

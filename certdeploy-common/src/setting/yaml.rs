@@ -77,9 +77,16 @@ pub fn parse_file(text: &str, file: u16) -> Result<Node, Complaint> {
         let at = error.location();
         let place = at.map_or(Place { file, ..Place::default() }, |at| place(&at, file));
         let message = error.without_snippet().to_string();
-        Complaint::new(place, format!("not valid YAML: {}", message.lines().next().unwrap_or_default()))
+        Complaint::new(place, format!("not valid YAML: {}", words(message.lines().next().unwrap_or_default())))
     })?;
     Ok(node(raw, text, file))
+}
+
+/// The parser's words without its advice to programmers and without the place, which is said already.
+fn words(message: &str) -> &str {
+    let ends = [", set DuplicateKeyPolicy", "; use from_str", " at line "];
+    let end = ends.iter().filter_map(|end| message.find(end)).min();
+    end.and_then(|end| message.get(..end)).unwrap_or(message)
 }
 
 fn node(raw: Spanned<Raw>, text: &str, file: u16) -> Node {
@@ -231,7 +238,8 @@ mod tests {
     #[test]
     fn an_empty_file_is_null_and_broken_ones_name_the_place() {
         assert!(matches!(parse("").unwrap().content, Content::Null));
-        assert_eq!(parse("a: 1\na: 2\n").unwrap_err().place.line, 2);
+        let twice = parse("a: 1\na: 2\n").unwrap_err();
+        assert_eq!((twice.place.line, twice.message.as_str()), (2, "not valid YAML: duplicate mapping key: a"));
         assert_eq!(parse("a: 1\nb: [\n").unwrap_err().place.line, 2);
     }
 }

@@ -127,7 +127,7 @@ pub fn settings(
     Some(Settings {
         key: KeySetting { file: file.to_owned(), path: written.privkey_filename },
         targets,
-        queue_dir: written.queue_dir.value,
+        queue_dir: queue_dir(file, &written.queue_dir, problems),
         live_directory: written.live_directory.value,
         reconcile_interval: written.reconcile_interval.value,
         fail_fast: written.fail_fast.value,
@@ -148,6 +148,17 @@ pub fn settings(
             timeout: written.renew_timeout.value,
         },
     })
+}
+
+/// Hook, daemon and `status` must mean the same directory wherever they are started.
+fn queue_dir(file: &Path, written: &Located<PathBuf>, problems: &mut Problems) -> PathBuf {
+    if written.value.is_absolute() {
+        return written.value.clone();
+    }
+    let parent = file.parent().unwrap_or(Path::new("")).join(&written.value);
+    let path = std::path::absolute(&parent).unwrap_or(parent);
+    problems.warn(written.place, format!("`queue_dir` is relative; it is taken as `{}`", path.display()));
+    path
 }
 
 fn interval(written: &ServerFile, problems: &mut Problems) -> Option<Interval> {

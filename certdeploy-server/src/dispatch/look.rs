@@ -18,6 +18,10 @@ pub(super) fn ingest(queue: &mut Queue, settings: &Settings, now: Millis) -> Res
     for (id, renewal) in renewals {
         let known = known(queue.deliveries_of(&renewal.lineage)?, queue.holdings_of(&renewal.lineage)?);
         let changes = changes(settings, &renewal, &known, now);
+        if changes.is_empty() && renewal.anew {
+            let path = renewal.path.display();
+            tracing::warn!("No target gets {path}: none has a domain that its certificate and --domains both name");
+        }
         for change in &changes {
             if let Change::Owe(owed) = change {
                 tracing::info!("Queued lineage {} for client {}", owed.path.display(), owed.target);
@@ -56,7 +60,7 @@ pub(super) fn reconcile(queue: &mut Queue, settings: &Settings, now: Millis) -> 
     let paths = match lineage::all(live) {
         Ok(paths) => paths,
         Err(error) => {
-            tracing::warn!("live_directory `{}` cannot be read: {error}", live.display());
+            tracing::error!("live_directory `{}` cannot be read: {error}", live.display());
             return Ok(());
         }
     };

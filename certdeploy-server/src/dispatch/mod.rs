@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use certdeploy_common::cert::Digest;
 use certdeploy_common::fs::lock::{self, Lock};
+use certdeploy_common::wire::Update;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use crate::clock::Millis;
 use crate::config::{Settings, Target};
 use crate::plan;
 use crate::push::{Ask, Transport};
-use crate::queue::{Change, Delivery, Queue, QueueError, State};
+use crate::queue::{Change, Delivery, Holding, Queue, QueueError, State};
 use agenda::Agenda;
 use record::{Context, Recorded};
 use visit::{Errand, Report};
@@ -151,7 +152,8 @@ impl<T: Transport> Dispatcher<T> {
         if self.mode == Mode::Once {
             for (index, target) in self.targets.iter().enumerate() {
                 let owed = self.queue.deliveries_to(&target.id)?.iter().any(is_open);
-                self.agenda.set(index, owed.then_some(now));
+                let asks = self.queue.held_by(&target.id)?.iter().any(|held| self.is_asked(held, now));
+                self.agenda.set(index, (owed || asks).then_some(now));
             }
             return Ok(());
         }
@@ -166,6 +168,8 @@ impl<T: Transport> Dispatcher<T> {
         if self.mode == Mode::Once {
             return Ok(());
         }
+        // A hook would write into a new one, and nobody would ever read it.
+        self.queue.still_there()?;
         let mut changed = look::ingest(&mut self.queue, &self.settings, now)?;
         let due = self.reconcile_at <= now;
         if due {
@@ -240,8 +244,8 @@ impl<T: Transport> Dispatcher<T> {
         let mut deliveries = self.queue.deliveries_to(&target.id)?;
         deliveries.retain(due);
         deliveries.truncate(ERRAND);
-        let asked = self.queue.held_by(&target.id)?.iter().any(|held| held.ask_at.is_some_and(|at| at <= now));
-        let ask = if asked && self.mode == Mode::Daemon { Ask::Holdings } else { Ask::Nothing };
+        let asked = self.queue.held_by(&target.id)?.iter().any(|held| self.is_asked(held, now));
+        let ask = if asked { Ask::Holdings } else { Ask::Nothing };
         if deliveries.is_empty() && ask == Ask::Nothing {
             if self.mode == Mode::Daemon {
                 self.schedule(index, &target)?;
@@ -249,6 +253,13 @@ impl<T: Transport> Dispatcher<T> {
             return Ok(None);
         }
         Ok(Some(Errand { target, live: self.settings.live_directory.clone(), deliveries, ask }))
+    }
+
+    /// Whether a target is to be asked about its updates. `--push` asks about failed ones too: somebody may have mended
+    /// them, and there may be no daemon that would ever ask.
+    fn is_asked(&self, held: &Holding, now: Millis) -> bool {
+        let failed = matches!(held.update, Some(Update::Failed { .. }));
+        held.ask_at.is_some_and(|at| at <= now) || (self.mode == Mode::Once && failed)
     }
 
     fn finish(&mut self, done: Result<(Id, Report), tokio::task::JoinError>) -> Result<(), QueueError> {

@@ -67,7 +67,9 @@ pub(super) fn record(
         }
     }
     if let Some(asked) = report.holdings {
-        recorded.missing = take(queue, target, asked, now)?;
+        let taken = take(queue, target, asked, now)?;
+        recorded.missing = taken.missing;
+        recorded.updates_failed |= taken.updates_failed;
     }
     Ok(recorded)
 }
@@ -77,6 +79,8 @@ fn tell(target: &Target, delivery: &Delivery, setback: &Setback, context: Contex
     let burst = target.burst.retries.saturating_add(1);
     let wait = context.now.until(setback.next_at).as_secs_f64();
     let path = delivery.path.display();
+    // Beyond the burst the number says how often it has been tried, by whomever.
+    let number = if attempt <= burst { format!("#{attempt} of {burst}") } else { format!("#{attempt}") };
     match (setback.state, context.mode) {
         (State::Owed, _) if attempt < burst && !context.fail_fast => {
             tracing::warn!("Attempt #{attempt} failed. Retrying sync to {place} in {wait} seconds.");
@@ -85,22 +89,25 @@ fn tell(target: &Target, delivery: &Delivery, setback: &Setback, context: Contex
             tracing::error!("{path} is not pushed to {place} again until it changes or is forced.");
         }
         (State::Owed | State::Failed, Mode::Once) => {
-            tracing::error!("Attempt #{attempt} of {burst} failed. Not retrying sync {path} to {place}.");
+            tracing::error!("Attempt {number} failed. Not retrying sync {path} to {place}. It is still owed.");
+        }
+        (State::Owed | State::Failed, Mode::Daemon) if context.fail_fast => {
+            tracing::error!("Attempt {number} failed. Not retrying sync {path} to {place}: fail_fast ends this run.");
         }
         (State::Owed | State::Failed, Mode::Daemon) => {
             let rest = format!("It is still owed and tried again in {wait:.0} seconds.");
-            tracing::error!("Attempt #{attempt} of {burst} failed. Not retrying sync {path} to {place} now. {rest}");
+            tracing::error!("Attempt {number} failed. Not retrying sync {path} to {place} now. {rest}");
         }
     }
 }
 
-/// Writes down what a target says it holds; says whether something is missing there.
+/// Writes down what a target says it holds; says what of it needs attention.
 fn take(
     queue: &mut Queue,
     target: &Target,
     asked: Result<Option<Holdings>, push::Error>,
     now: Millis,
-) -> Result<bool, QueueError> {
+) -> Result<Recorded, QueueError> {
     let mut known = queue.held_by(&target.id)?;
     match asked {
         Ok(Some(told)) => {
@@ -110,7 +117,8 @@ fn take(
                 tracing::warn!("{} holds nothing of {} any more", target.id, gone.lineage);
                 queue.forget(&gone.target, &gone.lineage)?;
             }
-            return Ok(!news.gone.is_empty());
+            let updates_failed = news.held.iter().any(|held| matches!(held.update, Some(Update::Failed { .. })));
+            return Ok(Recorded { well: true, updates_failed, missing: !news.gone.is_empty() });
         }
         Ok(None) => known.iter_mut().for_each(|held| held.ask_at = None),
         Err(error) => {
@@ -121,5 +129,5 @@ fn take(
         }
     }
     queue.hold(&known)?;
-    Ok(false)
+    Ok(Recorded { well: true, ..Recorded::default() })
 }

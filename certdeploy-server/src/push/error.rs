@@ -177,7 +177,12 @@ impl Error {
             | Sftp::Timeout
             | Sftp::Limited(_)
             | Sftp::UnexpectedPacket
-            | Sftp::UnexpectedBehavior(_)) => Self::Broken { path, cause: other.to_string() },
+            | Sftp::UnexpectedBehavior(_)) => {
+                let cause = other.to_string();
+                // The library's word for a stream that ended under it.
+                let ended = cause.contains("sender dropped") || cause.contains("channel closed");
+                Self::Broken { path, cause: if ended { "the connection was closed".to_owned() } else { cause } }
+            }
         }
     }
 }

@@ -96,6 +96,14 @@ impl Queue {
         Ok(place::look(directory)?.map(|place| Self { place }))
     }
 
+    /// Makes sure that this is still the queue that hooks write to.
+    ///
+    /// # Errors
+    /// Its file was removed or replaced.
+    pub fn still_there(&self) -> Outcome<()> {
+        if self.place.is_there() { Ok(()) } else { Err(QueueError::Gone(self.place.file.clone())) }
+    }
+
     /// Appends a renewal.
     ///
     /// # Errors

@@ -47,6 +47,12 @@ pub enum QueueError {
         /// Its version.
         version: i64,
     },
+    /// It is somebody else's database.
+    #[error("`{}` is not a queue of certdeploy-server; move it away", .0.display())]
+    Foreign(PathBuf),
+    /// It was removed or replaced while we had it open.
+    #[error("the queue `{}` was removed or replaced while this daemon had it open; start the daemon again", .0.display())]
+    Gone(PathBuf),
     /// It is damaged and others hold it.
     #[error("`{}` is damaged and in use by another process; stop that one, then start this again", .0.display())]
     InUse(PathBuf),
@@ -60,6 +66,14 @@ pub enum QueueError {
     },
 }
 
+impl QueueError {
+    /// Whether the database is damaged: opening it with [`Check::Whole`] sets it aside.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if is_damage(source))
+    }
+}
+
 const FILE: &str = "queue.sqlite";
 /// Held shared by everyone who has the database open; exclusively by the one who sets it aside.
 const LOCK: &str = "queue.lock";
@@ -71,7 +85,15 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Place {
     pub(super) connection: Connection,
     pub(super) file: PathBuf,
+    identity: (u64, u64),
     _lock: File,
+}
+
+impl Place {
+    /// Whether the file that is open is still the one that others find by its name.
+    pub(super) fn is_there(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity)
+    }
 }
 
 /// Whether the rows are looked at as well when the database is opened.
@@ -90,7 +112,7 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
     for _ in 0..2 {
         let lock = shared_lock(directory)?;
         match patiently(|| connect(&file, check)) {
-            Ok((connection, Found::Ours)) => return Ok(Place { connection, file, _lock: lock }),
+            Ok((connection, Found::Ours)) => return place(connection, file, lock),
             Ok((_, Found::Newer(version))) => return Err(QueueError::Newer { path: file, version }),
             Ok((connection, Found::Foreign)) => drop(connection),
             Err(error) if is_damage(&error) => {}
@@ -104,6 +126,10 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
 
 /// Opens the database for looking only; `None` when there is none.
 pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
+    if directory.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    is_usable(directory)?;
     if !directory.join(FILE).exists() {
         return Ok(None);
     }
@@ -116,9 +142,15 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
     match patiently(|| schema::found(&connection)).map_err(database)? {
         Some(Found::Ours) => {}
         Some(Found::Newer(version)) => return Err(QueueError::Newer { path: file, version }),
-        None | Some(Found::Foreign) => return Ok(None),
+        None => return Ok(None),
+        Some(Found::Foreign) => return Err(QueueError::Foreign(file)),
     }
-    Ok(Some(Place { connection, file, _lock: lock }))
+    place(connection, file, lock).map(Some)
+}
+
+fn place(connection: Connection, file: PathBuf, lock: File) -> Result<Place, QueueError> {
+    let meta = file.metadata().map_err(|source| QueueError::Directory { path: file.clone(), source })?;
+    Ok(Place { connection, file, identity: (meta.dev(), meta.ino()), _lock: lock })
 }
 
 /// SQLite refuses a path with any link in it; the directory may be behind one (`/var/run`), the file may not.
@@ -137,6 +169,16 @@ fn prepare_directory(path: &Path) -> Result<(), QueueError> {
             _ => atomic::sync_directory(parent).map_err(failed)?,
         }
     }
+    let meta = is_usable(path)?;
+    if meta.mode() & 0o077 != 0 {
+        tighten(path, meta.mode()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A directory, and our own.
+fn is_usable(path: &Path) -> Result<std::fs::Metadata, QueueError> {
+    let failed = |source| QueueError::Directory { path: path.to_owned(), source };
     let meta = path.metadata().map_err(failed)?;
     if !meta.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
@@ -145,10 +187,7 @@ fn prepare_directory(path: &Path) -> Result<(), QueueError> {
     if meta.uid() != us {
         return Err(QueueError::Owner { path: path.to_owned(), owner: meta.uid(), us });
     }
-    if meta.mode() & 0o077 != 0 {
-        tighten(path, meta.mode()).map_err(failed)?;
-    }
-    Ok(())
+    Ok(meta)
 }
 
 /// Takes away what group and others may do; a directory that others put things into is left as it is.

@@ -128,8 +128,18 @@ impl Status {
     /// As a table for people. Times are UTC.
     #[must_use]
     pub fn table(&self) -> String {
-        let head =
-            ["TARGET", "LINEAGE", "STATE", "SERIAL", "EXPIRES", "GEN", "UPDATE", "TRIES", "NEXT TRY", "LAST ERROR"];
+        let head = [
+            "TARGET",
+            "LINEAGE",
+            "STATE",
+            "SERIAL",
+            "EXPIRES (UTC)",
+            "GEN",
+            "UPDATE",
+            "TRIES",
+            "NEXT TRY (UTC)",
+            "LAST ERROR",
+        ];
         let mut rows: Vec<Vec<String>> = vec![head.map(str::to_owned).to_vec()];
         rows.extend(self.deliveries.iter().map(row));
         let width =
@@ -151,7 +161,7 @@ impl Status {
 fn row(line: &Line) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let update = match (line.update, line.update_due, &line.update_reason) {
-        (Some("pending"), Some(due), _) => format!("pending until {}", show_time(due)),
+        (Some("pending"), Some(due), _) => format!("pending, due {}", show_time(due)),
         (Some(state), _, Some(reason)) => format!("{state}: {}", escape(reason)),
         (state, _, _) => or_dash(state.map(str::to_owned)),
     };
