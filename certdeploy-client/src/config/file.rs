@@ -4,9 +4,7 @@
 use certdeploy_common::setting::value::{
     Bytes, Delay, Given, Level, List, Maybe, ModeText, Nested, PathText, Port, Positive, Seconds, Switch, Text,
 };
-use certdeploy_common::setting::yaml::{Content, Node};
-use certdeploy_common::setting::{Complaint, Kind, Problems, Value};
-use certdeploy_common::settings;
+use certdeploy_common::{scalar_kinds, settings};
 
 settings! {
     /// Keys of `client.yml`.
@@ -51,7 +49,7 @@ settings! {
 settings! {
     /// Keys of an entry of `update_services`.
     pub struct UpdateFile ("update_services option") {
-        r#type: UpdateType = required, old [], "What kind of thing is updated: `script`.";
+        r#type: UpdateTypeText = required, old [], "What kind of thing is updated: `script`.";
         name: Text = required, old [], "For `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory.";
         args: List<Text> = yaml "[]", old [], "For `script`: its arguments.";
         timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. Not given: `script_timeout`.";
@@ -75,18 +73,8 @@ pub enum UpdateType {
     Script,
 }
 
-impl Value for UpdateType {
-    type Out = Self;
-    const KIND: Kind =
-        Kind { name: "update type", expected: "be `script`", valid: &["script"], invalid: &["scripts"], inside: None };
-
-    fn read(key: &str, node: Node, _: &mut Problems) -> Result<Self, Complaint> {
-        match &node.content {
-            Content::Scalar { text, .. } if text == "script" => Ok(Self::Script),
-            Content::Scalar { text, .. } => Err(Complaint::value(node.place, text, key, Self::KIND.expected)),
-            Content::Null | Content::List(_) | Content::Map(_) => {
-                Err(Complaint::value(node.place, node.kind(), key, Self::KIND.expected))
-            }
-        }
-    }
+scalar_kinds! {
+    /// `type` of an update.
+    UpdateTypeText -> UpdateType, "update type", "be `script`",
+        ["script"], ["scripts"], |text| (text == "script").then_some(UpdateType::Script);
 }

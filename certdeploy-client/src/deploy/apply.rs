@@ -143,6 +143,9 @@ mod tests {
     use super::super::state::State;
     use super::*;
 
+    const USUAL: Permissions =
+        Permissions { key: Mode::new(0o600), certificate: Mode::new(0o644), directory: None, owner: None, group: None };
+
     fn bundle(mark: &str) -> Bundle {
         let mut bundle = Bundle::default();
         for name in [FileName::Fullchain, FileName::Privkey] {
@@ -161,16 +164,9 @@ mod tests {
             not_after: 0,
             names: std::collections::BTreeSet::new(),
         };
-        let permissions = Permissions {
-            key: Mode::new(0o600),
-            certificate: Mode::new(0o644),
-            directory: None,
-            owner: None,
-            group: None,
-        };
         let state = State::read(directory).unwrap();
         let (number, steps) = plan(&state, &files.names(), Retention { keep: 2, min_age: 0 }, i64::MAX);
-        apply(directory, &steps, &Content { files: &files, record: &record }, &permissions).unwrap();
+        apply(directory, &steps, &Content { files: &files, record: &record }, &USUAL).unwrap();
         number
     }
 
@@ -217,15 +213,8 @@ mod tests {
         let steps = [Step::Write { number: 1 }];
         let files = bundle("b");
         let record = State::read(&directory).unwrap().current.unwrap().record.unwrap();
-        let permissions = Permissions {
-            key: Mode::new(0o600),
-            certificate: Mode::new(0o644),
-            directory: None,
-            owner: None,
-            group: None,
-        };
         let content = Content { files: &files, record: &record };
-        let error = apply(&directory.join("nowhere"), &steps, &content, &permissions).unwrap_err();
+        let error = apply(&directory.join("nowhere"), &steps, &content, &USUAL).unwrap_err();
         assert!(error.to_string().contains("nowhere"), "{error}");
         assert_eq!(std::fs::read_to_string(directory.join("privkey.pem")).unwrap(), "a privkey.pem");
     }

@@ -55,27 +55,42 @@ fn refuse(key: &str, node: &Node, expected: &str) -> Complaint {
     Complaint::value(node.place, &written, key, expected)
 }
 
-/// Reads a scalar through `parse`.
-fn scalar<T>(key: &str, node: &Node, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Complaint> {
+/// Reads a scalar through `parse`, which gets it without the blanks around it.
+///
+/// # Errors
+/// Not a scalar, or `parse` refuses it: a complaint that ends with `expected`.
+pub fn scalar<T>(
+    key: &str,
+    node: &Node,
+    expected: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, Complaint> {
     match &node.content {
         Content::Scalar { text, .. } => parse(text.trim()).ok_or_else(|| refuse(key, node, expected)),
         Content::Null | Content::List(_) | Content::Map(_) => Err(refuse(key, node, expected)),
     }
 }
 
+/// Declares types of settings that are one scalar: what they become, their name, what they expect, samples of right
+/// and wrong, and the function that reads them.
+#[macro_export]
 macro_rules! scalar_kinds {
     ($( $(#[$meta:meta])* $name:ident -> $out:ty, $label:literal, $expected:literal,
         [$($valid:literal),*], [$($invalid:literal),*], $parse:expr; )*) => {$(
         $(#[$meta])*
         #[derive(Debug)]
         pub struct $name;
-        impl Value for $name {
+        impl $crate::setting::Value for $name {
             type Out = $out;
-            const KIND: Kind = Kind {
+            const KIND: $crate::setting::Kind = $crate::setting::Kind {
                 name: $label, expected: $expected, valid: &[$($valid),*], invalid: &[$($invalid),*], inside: None,
             };
-            fn read(key: &str, node: Node, _: &mut Problems) -> Result<$out, Complaint> {
-                scalar(key, &node, $expected, $parse)
+            fn read(
+                key: &str,
+                node: $crate::setting::yaml::Node,
+                _: &mut $crate::setting::Problems,
+            ) -> Result<$out, $crate::setting::Complaint> {
+                $crate::setting::value::scalar(key, &node, $expected, $parse)
             }
         }
     )*};

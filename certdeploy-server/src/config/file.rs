@@ -6,7 +6,7 @@ use certdeploy_common::setting::value::{
 };
 use certdeploy_common::settings;
 
-use super::kinds::{EveryText, Limit, PushModeText, RemotePath, UnitText};
+use super::kinds::{EveryText, Interval, Limit, PushModeText, RemotePath, UnitText};
 
 settings! {
     /// Keys of `server.yml`.
@@ -21,7 +21,7 @@ settings! {
             "The directory of the queue. It is made when missing, belongs to the user that runs hook and daemon, and should outlive a restart of the host (no tmpfs).";
         live_directory: PathText = yaml "/etc/letsencrypt/live", old [],
             "Where certbot keeps the current lineages. The daemon compares what is there with what each target acknowledged, at its start and every `reconcile_interval`.";
-        reconcile_interval: Limit = yaml "3600", old [],
+        reconcile_interval: Interval = yaml "3600", old [],
             "Seconds between two comparisons of `live_directory` with what the targets hold.";
         fail_fast: Switch = yaml "false", old [],
             "Stop with exit code 1 at the first push or renewal that fails, instead of trying again.";

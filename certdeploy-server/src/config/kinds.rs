@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use certdeploy_common::setting::value::{Kind, Value};
-use certdeploy_common::setting::yaml::{Content, Node};
-use certdeploy_common::setting::{Complaint, Problems, duration};
+use certdeploy_common::setting::duration;
 
 /// Whether targets are served one after another or side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,37 +56,7 @@ pub enum Every {
     Unit(Unit),
 }
 
-fn read<T>(key: &str, node: &Node, kind: &Kind, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Complaint> {
-    let written = match &node.content {
-        Content::Scalar { text, .. } => match parse(text.trim()) {
-            Some(value) => return Ok(value),
-            None => text.as_str(),
-        },
-        Content::Null => "null",
-        Content::List(_) | Content::Map(_) => node.kind(),
-    };
-    Err(Complaint::value(node.place, written, key, kind.expected))
-}
-
-macro_rules! kinds {
-    ($( $(#[$meta:meta])* $name:ident -> $out:ty, $label:literal, $expected:literal,
-        [$($valid:literal),*], [$($invalid:literal),*], $parse:expr; )*) => {$(
-        $(#[$meta])*
-        #[derive(Debug)]
-        pub struct $name;
-        impl Value for $name {
-            type Out = $out;
-            const KIND: Kind = Kind {
-                name: $label, expected: $expected, valid: &[$($valid),*], invalid: &[$($invalid),*], inside: None,
-            };
-            fn read(key: &str, node: Node, _: &mut Problems) -> Result<$out, Complaint> {
-                read(key, &node, &Self::KIND, $parse)
-            }
-        }
-    )*};
-}
-
-kinds! {
+certdeploy_common::scalar_kinds! {
     /// `push_mode`.
     PushModeText -> PushMode, "push mode", "be \"serial\" or \"parallel\"",
         ["serial", "parallel"], ["Serial", "both", "1"], |text| match text {
@@ -107,6 +75,9 @@ kinds! {
             Ok(count) => Some(Every::Count(count)),
             Err(_) => Unit::parse(text).map(Every::Unit),
         };
+    /// A length of time that is never none.
+    Interval -> Duration, "seconds", "be a number of seconds greater than 0",
+        ["1", "0.5", "'30'"], ["0", "-1", "soon"], |text| duration::seconds(text).filter(|time| !time.is_zero());
     /// A limit on a wait.
     Limit -> Duration, "seconds", "be a number of seconds greater than 0, or null to wait for ever",
         ["1", "0.5", "'30'"], ["0", "-1", "soon"], |text| duration::seconds(text).filter(|limit| !limit.is_zero());
@@ -117,7 +88,7 @@ kinds! {
 
 #[cfg(test)]
 mod tests {
-    use certdeploy_common::setting::yaml;
+    use certdeploy_common::setting::{Problems, Value, yaml};
 
     use super::*;
 
@@ -135,6 +106,7 @@ mod tests {
         table::<PushModeText>();
         table::<UnitText>();
         table::<EveryText>();
+        table::<Interval>();
         table::<Limit>();
         table::<RemotePath>();
     }
