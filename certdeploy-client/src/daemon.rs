@@ -13,7 +13,7 @@ use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::shutdown;
 use certdeploy_common::fs::lock::Lock;
 use certdeploy_common::ssh::key;
-use certdeploy_common::wire::Receipt;
+use certdeploy_common::wire::{Holdings, Receipt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -308,7 +308,13 @@ impl Applier {
     }
 
     async fn tell_holdings(&mut self) -> Result<(), DaemonError> {
-        let holdings = self.pipeline.holdings().map_err(DaemonError::Destination)?;
+        let holdings = match self.pipeline.holdings() {
+            Ok(holdings) => holdings,
+            Err(error) => {
+                tracing::error!("Cannot read `{}`: {error}", self.settings.destination.display());
+                Holdings::default()
+            }
+        };
         let told = self.sender.send(&ToReceiver::Holdings(holdings)).await;
         told.map_err(|error| DaemonError::Gone(error.to_string()))
     }

@@ -1,15 +1,17 @@
 //! Acts on the steps of [`mod@super::plan`]: the only file that writes below `destination`. Decides nothing.
 
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use certdeploy_common::cert::{Bundle, FileName};
 use certdeploy_common::fs::atomic;
+use certdeploy_common::setting::mode::Mode;
+use zeroize::Zeroizing;
 
 use super::plan::Step;
 use super::state::{DATA, RECORD, Record, generation_name};
 use crate::config::Permissions;
+use crate::dir::Dir;
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,15 +42,28 @@ pub fn apply(
     content: &Content<'_>,
     permissions: &Permissions,
 ) -> Result<(), ApplyError> {
-    let work = Work { directory, content, permissions };
-    if !steps.contains(&Step::MakeDirectory) {
-        permissions.adopt_directory(directory).map_err(failed("set mode or owner of", directory))?;
+    let made = steps.contains(&Step::MakeDirectory);
+    if made {
+        make(directory, permissions).map_err(failed("make", directory))?;
     }
+    let held = Dir::open(directory).map_err(failed("open", directory))?;
+    if !made {
+        permissions.adopt(&held).map_err(failed("set mode or owner of", directory))?;
+    }
+    let work = Work { directory, held, content, permissions };
     steps.iter().try_for_each(|step| work.step(step))
 }
 
+fn make(directory: &Path, permissions: &Permissions) -> io::Result<()> {
+    atomic::create_directory(directory, 0o700)?;
+    permissions.release(&Dir::open(directory)?)
+}
+
+/// The lineage's directory is held open, and everything in it is done below that descriptor: it may be configured to
+/// belong to somebody who must not be able to lead us elsewhere.
 struct Work<'a> {
     directory: &'a Path,
+    held: Dir,
     content: &'a Content<'a>,
     permissions: &'a Permissions,
 }
@@ -56,76 +71,93 @@ struct Work<'a> {
 impl Work<'_> {
     fn step(&self, step: &Step) -> Result<(), ApplyError> {
         match step {
-            Step::MakeDirectory => self
-                .permissions
-                .make_directory(self.directory)
-                .and_then(|()| self.directory.parent().map_or(Ok(()), atomic::sync_directory))
-                .map_err(failed("make", self.directory)),
-            Step::Keep { number, names } => self.generation(*number, |path| self.keep(path, names)),
-            Step::Write { number } => self.generation(*number, |path| self.write(path)),
-            Step::Switch { number } => self.place(DATA, Path::new(&generation_name(*number)), "switch"),
-            Step::Link(name) => self.place(name.as_str(), &Path::new(DATA).join(name.as_str()), "link"),
+            // Done before the directory could be held.
+            Step::MakeDirectory => Ok(()),
+            Step::Keep { number, names } => self.generation(*number, |to| self.keep(to, names)),
+            Step::Write { number } => self.generation(*number, |to| self.write(to)),
+            Step::Switch { number } => self.place(DATA, &generation_name(*number), "switch"),
+            Step::Link(name) => self.place(name.as_str(), &format!("{DATA}/{name}"), "link"),
             Step::Unlink(name) => {
-                let path = self.directory.join(name.as_str());
-                std::fs::remove_file(&path).map_err(failed("remove", &path))
+                self.held.remove_file(name.as_str()).map_err(|e| self.failed("remove", name.as_str())(e))
             }
             Step::Remove(number) => {
-                let path = self.directory.join(generation_name(*number));
+                let name = generation_name(*number);
                 // Tidying up comes after the swap: it may fail, the deployment has not.
-                if let Err(error) = std::fs::remove_dir_all(&path) {
-                    tracing::warn!("Cannot remove the old generation `{}`: {error}", path.display());
+                if let Err(error) = self.held.remove_tree(&name) {
+                    tracing::warn!(
+                        "Cannot remove the old generation `{}`: {error}",
+                        self.directory.join(name).display()
+                    );
                 }
                 Ok(())
             }
         }
     }
 
-    fn write(&self, generation: &Path) -> Result<(), ApplyError> {
+    fn write(&self, to: &Dir) -> Result<(), ApplyError> {
         for (name, bytes) in self.content.files.files() {
-            let path = generation.join(name.as_str());
-            self.permissions.write(&path, self.permissions.mode(name), bytes).map_err(failed("write", &path))?;
+            let mode = self.permissions.mode(name);
+            self.permissions.write(to, name.as_str(), mode, bytes).map_err(self.failed("write", name.as_str()))?;
         }
-        let path = generation.join(RECORD);
-        let record = serde_json::to_vec(self.content.record).map_err(|e| failed("write", &path)(e.into()))?;
-        let private = certdeploy_common::setting::mode::Mode::new(0o600);
-        self.permissions.write(&path, private, &record).map_err(failed("write", &path))
+        let record = serde_json::to_vec(self.content.record).map_err(|e| self.failed("write", RECORD)(e.into()))?;
+        self.permissions.write(to, RECORD, Mode::new(0o600), &record).map_err(self.failed("write", RECORD))
     }
 
-    /// Follows links: what a reader sees under the name now is what is kept.
-    fn keep(&self, generation: &Path, names: &[FileName]) -> Result<(), ApplyError> {
+    /// What a reader sees under the name now is what is kept.
+    fn keep(&self, to: &Dir, names: &[FileName]) -> Result<(), ApplyError> {
         for name in names {
-            let from = self.directory.join(name.as_str());
-            let bytes = match std::fs::read(&from) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                bytes => zeroize::Zeroizing::new(bytes.map_err(failed("read", &from))?),
-            };
-            let path = generation.join(name.as_str());
-            self.permissions.write(&path, self.permissions.mode(*name), &bytes).map_err(failed("write", &path))?;
+            let Some(bytes) = self.seen(*name) else { continue };
+            let mode = self.permissions.mode(*name);
+            self.permissions.write(to, name.as_str(), mode, &bytes).map_err(self.failed("write", name.as_str()))?;
         }
         Ok(())
     }
 
-    /// Makes a generation, has it filled, and syncs it; one that cannot be filled is removed again.
-    fn generation(&self, number: u64, fill: impl FnOnce(&Path) -> Result<(), ApplyError>) -> Result<(), ApplyError> {
-        let path = self.directory.join(generation_name(number));
-        self.permissions.make_directory(&path).map_err(failed("make", &path))?;
-        let sync = |()| {
-            atomic::sync_directory(&path)
-                .and_then(|()| atomic::sync_directory(self.directory))
-                .map_err(failed("sync", &path))
+    /// The file behind a name: the file itself, or that of the current generation. Any other link is followed only in
+    /// a directory that nobody else can change, or its owner could have us copy what he may not read.
+    fn seen(&self, name: FileName) -> Option<Zeroizing<Vec<u8>>> {
+        let ours = || self.held.owner().is_ok_and(|owner| owner == rustix::process::geteuid().as_raw());
+        let read = match self.held.link(name.as_str()) {
+            None => self.held.read(name.as_str(), name.limit(), &[]),
+            Some(link) if link == format!("{DATA}/{name}") => {
+                let generation = self.held.link(DATA).filter(|data| data.starts_with(".gen-"))?;
+                self.held.child(&generation).ok()?.read(name.as_str(), name.limit(), &[])
+            }
+            Some(_) if ours() => {
+                let target = self.directory.join(name.as_str()).canonicalize().ok()?;
+                Dir::open(target.parent()?).ok()?.read(target.file_name()?.to_str()?, name.limit(), &[])
+            }
+            Some(link) => {
+                tracing::warn!("`{}` leads to `{link}` and is not kept", self.directory.join(name.as_str()).display());
+                return None;
+            }
         };
-        fill(&path).and_then(sync).inspect_err(|_| {
+        let warn =
+            |error: &_| tracing::warn!("`{}` {error} and is not kept", self.directory.join(name.as_str()).display());
+        read.inspect_err(warn).ok().map(|(bytes, _)| bytes)
+    }
+
+    /// Makes a generation, has it filled, and syncs it; one that cannot be filled is removed again.
+    fn generation(&self, number: u64, fill: impl FnOnce(&Dir) -> Result<(), ApplyError>) -> Result<(), ApplyError> {
+        let name = generation_name(number);
+        let to = self.held.make(&name).map_err(self.failed("make", &name))?;
+        let release = |()| {
+            let synced = self.permissions.release(&to).and_then(|()| to.sync()).and_then(|()| self.held.sync());
+            synced.map_err(self.failed("sync", &name))
+        };
+        fill(&to).and_then(release).inspect_err(|_| {
             // Best effort: the next deployment removes what is left of it.
-            let _ = std::fs::remove_dir_all(&path);
+            let _ = self.held.remove_tree(&name);
         })
     }
 
-    /// Puts a symlink in place of whatever is there, in one rename.
-    fn place(&self, name: &str, target: &Path, action: &'static str) -> Result<(), ApplyError> {
+    fn place(&self, name: &str, target: &str, action: &'static str) -> Result<(), ApplyError> {
+        self.held.place_link(name, target).map_err(self.failed(action, name))
+    }
+
+    fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> ApplyError + use<> {
         let path = self.directory.join(name);
-        let temporary = self.directory.join(format!(".{name}.new"));
-        let _ = std::fs::remove_file(&temporary);
-        symlink(target, &temporary).and_then(|()| atomic::rename(&temporary, &path)).map_err(failed(action, &path))
+        move |source| ApplyError { action, path, source }
     }
 }
 
@@ -136,8 +168,6 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> App
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-
-    use certdeploy_common::setting::mode::Mode;
 
     use super::super::plan::{Retention, plan};
     use super::super::state::State;
@@ -203,6 +233,34 @@ mod tests {
         assert_eq!(std::fs::read_to_string(directory.join("fullchain.pem")).unwrap(), "new fullchain.pem");
         assert_eq!(std::fs::read_to_string(directory.join(".gen-0/privkey.pem")).unwrap(), "old privkey.pem");
         assert_eq!(std::fs::read_to_string(directory.join("README")).unwrap(), "old README");
+    }
+
+    #[test]
+    fn who_owns_the_directory_cannot_have_us_copy_what_he_may_not_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = temp.path().join("example.com");
+        deploy(&directory, "a");
+        std::fs::write(temp.path().join("secret"), "not his").unwrap();
+        let plant = |name: &str, target: &str| {
+            let _ = std::fs::remove_file(directory.join(name));
+            std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
+        };
+        plant("privkey.pem", "../secret");
+        deploy(&directory, "b");
+        let kept = std::fs::read_to_string(directory.join(".gen-2/privkey.pem")).unwrap();
+        assert_eq!(kept, "not his", "an administrator's link in our own directory is followed");
+        plant("privkey.pem", "/dev/zero");
+        deploy(&directory, "c");
+        assert!(!directory.join(".gen-4/privkey.pem").exists(), "but only to a plain file");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&directory, Some(65534), None).unwrap();
+            plant("privkey.pem", "../secret");
+            deploy(&directory, "d");
+            assert!(!directory.join(".gen-6/privkey.pem").exists(), "somebody else's directory");
+            assert!(directory.join(".gen-6/fullchain.pem").exists());
+        }
+        plant(".gen-18446744073709551615", "x");
+        deploy(&directory, "e");
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! Files and directories with their final owner and mode before the first byte is in them: nothing with key bytes is
 //! readable wider than configured, not for one system call.
 
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
 
 use certdeploy_common::cert::FileName;
 use certdeploy_common::setting::mode::Mode;
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::{Gid, Uid};
 
 use crate::config::Permissions;
+use crate::dir::Dir;
 
 /// Made directories when the config says nothing.
 const DIRECTORY: Mode = Mode::new(0o755);
@@ -26,36 +24,33 @@ impl Permissions {
         }
     }
 
-    /// Writes a new file, synced.
+    /// Writes a new file in a held directory, synced.
     ///
     /// # Errors
     /// It exists, or any step fails.
-    pub fn write(&self, path: &Path, mode: Mode, bytes: &[u8]) -> io::Result<()> {
-        let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)?;
+    pub fn write(&self, directory: &Dir, name: &str, mode: Mode, bytes: &[u8]) -> io::Result<()> {
+        let mut file = directory.create(name)?;
         self.own(&file, mode)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
 
-    /// Makes a directory, or gives one that is there its configured mode and owner.
+    /// Gives a directory that we made its mode and owner; until then it is ours alone, so nobody is in its way.
     ///
     /// # Errors
-    /// As `mkdir(2)`, `fchown(2)`, `fchmod(2)`.
-    pub fn make_directory(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(path)?;
-        self.own(&File::open(path)?, self.directory.unwrap_or(DIRECTORY))
+    /// As `fchown(2)`, `fchmod(2)`.
+    pub fn release(&self, directory: &Dir) -> io::Result<()> {
+        self.own(directory, self.directory.unwrap_or(DIRECTORY))
     }
 
     /// Gives a directory that is there its configured mode and owner, as far as any is configured.
     ///
     /// # Errors
     /// As `fchown(2)`, `fchmod(2)`.
-    pub fn adopt_directory(&self, path: &Path) -> io::Result<()> {
-        let directory = File::open(path)?;
+    pub fn adopt(&self, directory: &Dir) -> io::Result<()> {
         match self.directory {
-            Some(mode) => self.own(&directory, mode),
-            None => self.give(&directory),
+            Some(mode) => self.own(directory, mode),
+            None => self.give(directory),
         }
     }
 

@@ -9,10 +9,14 @@ use std::time::UNIX_EPOCH;
 use certdeploy_common::cert::{Bundle, Digest, Domain, FileName, Lineage};
 use serde::{Deserialize, Serialize};
 
+use crate::dir::Dir;
+
 /// The link to the current generation.
 pub const DATA: &str = "..data";
 /// What is known of a generation, inside it.
 pub const RECORD: &str = ".record.json";
+/// The largest record, in bytes.
+const RECORD_LIMIT: u64 = 1024 * 1024;
 
 /// What was deployed as one generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,11 @@ pub fn generation_name(number: u64) -> String {
     format!(".gen-{number}")
 }
 
+/// The number of a generation that we can have made: there is room for the next ones.
+fn generation_number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number < u64::MAX / 2)
+}
+
 /// The directory of a lineage.
 #[must_use]
 pub fn lineage_directory(destination: &Path, lineage: &Lineage) -> PathBuf {
@@ -85,7 +94,7 @@ impl State {
         for entry in entries {
             let entry = entry?;
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            if let Some(number) = name.strip_prefix(".gen-").and_then(|number| number.parse().ok()) {
+            if let Some(number) = name.strip_prefix(".gen-").and_then(generation_number) {
                 state.generations.push((number, modified(&entry)));
             } else if let Ok(file) = name.parse::<FileName>() {
                 let ours = entry.path().read_link().is_ok_and(|to| to == Path::new(DATA).join(file.as_str()));
@@ -123,14 +132,14 @@ fn modified(entry: &std::fs::DirEntry) -> i64 {
 
 fn current(directory: &Path) -> Option<Current> {
     let target = directory.join(DATA).read_link().ok()?;
-    let number = target.to_str()?.strip_prefix(".gen-")?.parse().ok()?;
+    let number = target.to_str()?.strip_prefix(".gen-").and_then(generation_number)?;
     let generation = directory.join(generation_name(number));
     if !generation.is_dir() {
         return None;
     }
     let files: Vec<FileName> = FileName::ALL.into_iter().filter(|f| generation.join(f.as_str()).is_file()).collect();
-    let record = std::fs::read(generation.join(RECORD)).ok();
-    let record: Option<Record> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let record = Dir::open(&generation).ok().and_then(|within| within.read(RECORD, RECORD_LIMIT, &[]).ok());
+    let record: Option<Record> = record.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok());
     let intact =
         record.as_ref().is_some_and(|record| digest(&generation, &record.files).as_ref() == Some(&record.digest));
     Some(Current { number, record, files, intact })
@@ -138,8 +147,9 @@ fn current(directory: &Path) -> Option<Current> {
 
 fn digest(generation: &Path, files: &[FileName]) -> Option<Digest> {
     let mut bundle = Bundle::default();
+    let directory = Dir::open(generation).ok()?;
     for name in files {
-        bundle.insert(*name, std::fs::read(generation.join(name.as_str())).ok()?.into());
+        bundle.insert(*name, directory.read(name.as_str(), name.limit(), &[]).ok()?.0);
     }
     Some(bundle.digest())
 }
