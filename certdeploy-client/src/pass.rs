@@ -139,7 +139,11 @@ fn report(what: &str, outcome: &Outcome) {
         Outcome::InPlace { .. } => {}
         Outcome::Waiting { lineage, missing } => {
             let missing: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
-            tracing::info!("Lineage {lineage} waits for {}, which the deployed one has", missing.join(" and "));
+            // For a person: nothing else says that this certificate will run out here.
+            tracing::error!(
+                "Lineage {lineage} is not deployed yet: it waits for {}, which the deployed one has; put all its files",
+                missing.join(" and ")
+            );
         }
         Outcome::Refused { rejection } => tracing::error!("CertDeployError: Refused {what}: {rejection}"),
         Outcome::Failed { reason } => tracing::error!("CertDeployError: {what} cannot be deployed now: {reason}"),

@@ -79,3 +79,12 @@ fn a_lineage_that_nobody_wants_is_said_to_the_person_who_asked() {
     let said = world.server(&["--lineage", &path, "--domains", "other.example", "--push"]).ended(0).said();
     assert!(said.contains("No target gets"), "{said}");
 }
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = target.command().args(["--log-level", "DEBUG"]).stdout(full()).stderr(full()).status().unwrap();
+    assert_eq!(ended.code(), Some(0));
+}

@@ -2,6 +2,7 @@
 //! good-bye in the order that `scp` and `sftp` need.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
@@ -25,6 +26,9 @@ enum End {
     /// The peer must go; the reason is logged.
     Expelled(String),
 }
+
+/// How long a peer that is done has to end the connection by itself.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Bytes between channel and library at once.
 const BUFFER: usize = 64 * 1024;
@@ -68,6 +72,8 @@ pub async fn run(channel: Channel<Msg>, handle: Handle, shared: Arc<Shared>, pee
     let _ = write.exit_status(0).await;
     let _ = write.eof().await;
     let _ = write.close().await;
+    // `scp` calls it a failure when the connection ends under it; those that never end it are ended a moment later.
+    tokio::time::sleep(PARTING).await;
     let _ = handle.disconnect(Disconnect::ByApplication, String::new(), String::new()).await;
 }
 

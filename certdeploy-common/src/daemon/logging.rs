@@ -65,7 +65,12 @@ pub enum Stream {
 
 /// Starts the log of this process. A second call does nothing.
 pub fn start(logger: &'static str, level: LogLevel, stream: Stream) {
-    let builder = tracing_subscriber::fmt().with_max_level(level.filter()).event_format(Lines { logger });
+    // A log that cannot be written (full disk, reader gone) must not stop anything: the subscriber's own complaint on
+    // stderr would panic there.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level.filter())
+        .log_internal_errors(false)
+        .event_format(Lines { logger });
     // A second start can only happen in one process that runs both roles; the first log stays.
     let _ = match stream {
         Stream::Stdout => builder.with_writer(std::io::stdout).try_init(),
