@@ -238,14 +238,6 @@ impl Dir {
         Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Removes an empty directory inside.
-    ///
-    /// # Errors
-    /// As `unlinkat(2)`.
-    pub fn remove_directory(&self, name: &str) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
-    }
-
     /// The names inside that are UTF-8, with what they are; sorted, so that every run sees the same order.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ pub fn config(setup: &Setup) -> io::Result<Config> {
         auth_rejection_time_initial: Some(Duration::ZERO),
         max_auth_attempts: 3,
         keys: vec![host_key],
-        preferred: super::preferred(),
+        preferred: key::preferred(),
         inactivity_timeout: Some(setup.limits.idle_timeout),
         nodelay: true,
         ..Config::default()

@@ -16,7 +16,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certdeploy_common::ssh::key;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -145,10 +144,4 @@ async fn greet(
 #[must_use]
 pub fn show(peer: SocketAddr) -> String {
     format!("{}:{}", peer.ip().to_canonical(), peer.port())
-}
-
-/// The algorithms of both ends.
-#[must_use]
-pub fn preferred() -> russh::Preferred {
-    key::preferred()
 }
