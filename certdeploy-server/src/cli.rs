@@ -42,6 +42,23 @@ pub enum Command {
         /// Where to.
         path: PathBuf,
     },
+    /// Look at everything without acting.
+    Check {
+        /// Print what holds, defaults included.
+        effective: bool,
+    },
+    /// Take a target or a lineage out of the queue.
+    Forget {
+        /// The target's or the lineage's name.
+        name: String,
+    },
+    /// Fetch a host key and, on a yes, pin it.
+    Enroll {
+        /// `HOST[:PORT]`.
+        host: String,
+        /// The fingerprint that is known beforehand, instead of a question.
+        fingerprint: Option<String>,
+    },
 }
 
 /// A renewal, as it was handed over.
@@ -98,6 +115,11 @@ pub fn parse(argv: &[String], environment: &Environment) -> Result<Invocation, U
     let command = match matches.subcommand() {
         Some(("status", sub)) => Command::Status { json: sub.get_flag("json") },
         Some(("keygen", sub)) => Command::Keygen { path: sub.get_one::<PathBuf>("path").cloned().unwrap_or_default() },
+        Some(("check", sub)) => Command::Check { effective: sub.get_flag("effective") },
+        Some(("forget", sub)) => Command::Forget { name: text(sub, "name").unwrap_or_default() },
+        Some(("enroll", sub)) => {
+            Command::Enroll { host: text(sub, "host").unwrap_or_default(), fingerprint: text(sub, "fingerprint") }
+        }
         _ => mode(&matches, environment)?,
     };
     Ok(Invocation { config: config.unwrap_or_else(|| CONFIG.to_owned()).into(), log_level, command })
@@ -218,6 +240,25 @@ pub fn command() -> clap::Command {
         .arg(option("log-level", "LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL").global(true))
         .subcommand(clap::Command::new("status").about("Show which target holds what, and what is owed").arg(json))
         .subcommand(clap::Command::new("keygen").about("Make an SSH key pair (ed25519)").arg(path))
+        .subcommand(
+            clap::Command::new("check").about("Check config, keys and lineages without acting").arg(
+                Arg::new("effective")
+                    .long("effective")
+                    .action(ArgAction::SetTrue)
+                    .help("Print the effective config, defaults included"),
+            ),
+        )
+        .subcommand(
+            clap::Command::new("forget")
+                .about("Take what is owed to a target, or of a lineage, out of the queue")
+                .arg(Arg::new("name").value_name("TARGET|LINEAGE").required(true)),
+        )
+        .subcommand(
+            clap::Command::new("enroll")
+                .about("Fetch the SSH host key of a target and, on a yes, pin it")
+                .arg(Arg::new("host").value_name("HOST[:PORT]").required(true))
+                .arg(option("fingerprint", "SHA256:...", "Pin without a question if the key has this fingerprint")),
+        )
 }
 
 const HELP: &str = "\

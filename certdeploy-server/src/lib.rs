@@ -8,11 +8,14 @@
 //! This file runs one command; it decides nothing. `hook` and `queue` never name `push`; `plan` touches neither files
 //! nor the clock.
 
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dispatch;
+pub mod enroll;
+pub mod forget;
 pub mod hook;
 pub mod lineage;
 pub mod plan;
@@ -75,6 +78,9 @@ fn carry_out(invocation: &Invocation) -> Exit {
             keygen(path)
         }
         Command::Status { json } => with_config(invocation, Stream::Stderr, |settings| status(settings, *json)),
+        Command::Check { effective } => check::check(invocation, *effective),
+        Command::Forget { name } => with_config(invocation, Stream::Stderr, |settings| forget::forget(&settings, name)),
+        Command::Enroll { host, fingerprint } => enroll::enroll(invocation, host, fingerprint.as_deref()),
         Command::Enqueue(handed) => with_config(invocation, Stream::Stdout, |settings| enqueue(settings, handed)),
         Command::Push => with_config(invocation, Stream::Stdout, push),
         Command::Daemon => with_config(invocation, Stream::Stdout, |settings| daemon(settings, &invocation.config)),
@@ -151,7 +157,7 @@ fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
 
 fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
     tracing::debug!("Running manual push without a running daemon");
-    let ssh = Ssh::new(settings.key.load()?, settings.timeouts);
+    let ssh = Ssh::new(settings.key.load()?);
     let open = |check| Queue::open(&settings.queue_dir, check, clock::now());
     let dispatcher = Dispatcher::new(Arc::clone(&settings), open(Check::Whole)?, ssh, Mode::Once, clock::now);
     let ended = runtime()?.block_on(async { Ok::<_, Failure>(dispatcher.run(shutdown::on_signal()?, None).await?) })?;
@@ -165,7 +171,7 @@ fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
 }
 
 fn daemon(settings: Arc<Settings>, config: &Path) -> Result<Exit, Failure> {
-    let ssh = Ssh::new(settings.key.load()?, settings.timeouts);
+    let ssh = Ssh::new(settings.key.load()?);
     match runtime()?.block_on(daemon::run(settings, ssh, config))? {
         Ended::FailedFast => Ok(Exit::Failed),
         Ended::Quietly | Ended::UpdatesFailed => Ok(Exit::Done),

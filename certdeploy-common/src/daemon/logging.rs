@@ -54,6 +54,33 @@ impl LogLevel {
     }
 }
 
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Journald when the output leads there, else text.
+    Auto,
+    /// `LEVEL:logger: message`.
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// systemd's journal.
+    Journald,
+}
+
+impl LogFormat {
+    /// Reads a name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            "journald" => Some(Self::Journald),
+            _ => None,
+        }
+    }
+}
+
 /// Where log lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {

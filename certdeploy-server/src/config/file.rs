@@ -2,17 +2,27 @@
 //! know what the values lead to.
 
 use certdeploy_common::setting::value::{
-    Count, Level, List, Maybe, Nested, PathText, Port, Positive, Seconds, Switch, Text,
+    Count, Given, Level, List, Maybe, Nested, PathText, Port, Positive, Seconds, Switch, Text,
 };
 use certdeploy_common::settings;
 
-use super::kinds::{EveryText, Interval, Limit, PushModeText, RemotePath, UnitText};
+use super::kinds::{EveryText, Interval, Limit, LogFormatText, OnStartText, PushModeText, RemotePath, UnitText};
 
 settings! {
     /// Keys of `server.yml`.
     pub struct ServerFile ("config option") {
         privkey_filename: PathText = required, old ["private_key_file"],
             "The private SSH key the server logs in with at every target (ed25519 or ECDSA, without a passphrase, readable by its owner only). Make one with `certdeploy-server keygen PATH`.";
+        privkey_passphrase_filename: Maybe<PathText> = yaml "null", old [],
+            "A file with the passphrase of `privkey_filename`, readable by its owner only.";
+        privkey_passphrase_credential: Maybe<Text> = yaml "null", old [],
+            "The name of the systemd credential (`LoadCredential=`) with the passphrase of `privkey_filename`.";
+        privkey_cert_filename: Maybe<PathText> = yaml "null", old [],
+            "An OpenSSH user certificate for `privkey_filename` (`..-cert.pub`) to log in with.";
+        ssh_agent: Maybe<PathText> = yaml "null", old [],
+            "The socket of an SSH agent that holds the key; `privkey_filename` may then name the public key file. No agent is asked unless this is set.";
+        known_hosts: Maybe<PathText> = yaml "null", old [],
+            "A file in the format of OpenSSH's `known_hosts`, with the host keys of targets that have neither `pubkey` nor `pubkey_filename`.";
         client_configs: List<Nested<TargetFile>> = yaml "[]", old [],
             "The targets: the hosts that get certificates. At least one, here or in `client_config_directory`; their keys are listed below.";
         client_config_directory: Maybe<PathText> = yaml "null", old [],
@@ -27,6 +37,14 @@ settings! {
             "Stop with exit code 1 at the first push or renewal that fails, instead of trying again.";
         log_level: Level = yaml "ERROR", old [],
             "The least severe messages to log: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.";
+        log_filename: Maybe<PathText> = yaml "null", old [],
+            "A file that the log is appended to as well. It is opened anew on SIGHUP.";
+        log_format: LogFormatText = yaml "auto", old [],
+            "`text` for lines `LEVEL:certdeploy-server: message`, `json` for one JSON object a line, `journald` for systemd's journal; `auto` is `journald` when systemd has connected the output to it, else `text`.";
+        sftp_log_level: Level = yaml "ERROR", old [],
+            "As `log_level`, for the SSH and SFTP library.";
+        sftp_log_filename: Maybe<PathText> = yaml "null", old [],
+            "A file that the log of the SSH and SFTP library is appended to as well.";
         push_mode: PushModeText = yaml "serial", old [],
             "`serial` pushes to one target after another, in the order of `client_configs`; `parallel` to several at once.";
         push_concurrency: Positive = yaml "32", old [],
@@ -37,6 +55,12 @@ settings! {
             "How often a failed push is tried again after `push_retry_interval`. After that the daemon goes on with growing pauses of up to an hour, until the target has acknowledged.";
         push_retry_interval: Seconds = yaml "30", old [],
             "Seconds between the first attempt at a push and its retries.";
+        push_retry_max_interval: Interval = yaml "3600", old [],
+            "The longest pause in seconds between two attempts of the daemon at one push.";
+        push_retry_forever: Switch = yaml "true", old [],
+            "Whether the daemon goes on after `push_retries`, with growing pauses. If not, the delivery stays owed and is tried again at the next hook, comparison or start.";
+        stop_timeout: Interval = yaml "10", old [],
+            "Seconds that pushes under way may take after SIGTERM or SIGHUP; what is cut then is still owed.";
         sftp_tcp_timeout: Maybe<Limit> = yaml "10", old [],
             "Seconds that connecting to one address of a target may take; `null` waits for ever.";
         sftp_banner_timeout: Maybe<Limit> = yaml "15", old [],
@@ -61,6 +85,10 @@ settings! {
             "The arguments of `renew_exec`. No shell is involved.";
         renew_timeout: Maybe<Limit> = yaml "3600", old [],
             "Seconds after which a run of `renew_exec` is ended together with everything it started; `null` waits for ever.";
+        renew_on_start: OnStartText = yaml "overdue", old [],
+            "Whether the daemon runs `renew_exec` when it starts: `overdue` (if the last run is longer ago than the interval), `always`, or `never`.";
+        renew_jitter: Seconds = yaml "0", old [],
+            "Up to so many seconds, chosen at random, are added before each scheduled run of `renew_exec`.";
         check_renew: Maybe<Nested<CheckRenewFile>> = yaml "null", old [],
             "An old spelling of the renewal interval, understood with a warning. Use `renew_every` and `renew_unit`.";
     }
@@ -79,10 +107,14 @@ settings! {
     pub struct TargetFile ("client config option") {
         address: Text = required, old [],
             "The host name or IP address of the target. All its addresses are tried.";
-        domains: List<Text> = required, old [],
+        domains: List<Text> = yaml "[]", old [],
             "The names this target serves. It gets each lineage whose certificate carries one of them.";
-        pubkey: Text = required, old [],
-            "The target's SSH host key: `ssh-ed25519 AAAA...` or the base64 alone. Nothing is sent to a host that shows another key.";
+        lineages: List<Text> = yaml "[]", old [],
+            "Lineages this target gets by their names, whatever names their certificates carry. `domains`, `lineages` or both must be given.";
+        pubkey: List<Text> = yaml "[]", old [],
+            "The target's SSH host key: `ssh-ed25519 AAAA...` or the base64 alone; a list while a host changes its key. Nothing is sent to a host that shows another key.";
+        pubkey_filename: Maybe<PathText> = yaml "null", old ["pubkey_file"],
+            "A file with host keys of the target, one a line. Used when there is no `pubkey`.";
         name: Maybe<Text> = yaml "null", old [],
             "What logs and `status` call this target. Default: `username@address:port+path`.";
         port: Port = yaml "22", old [],
@@ -103,5 +135,17 @@ settings! {
             "As the server's `push_retries`, for this target.";
         push_retry_interval: Maybe<Seconds> = yaml "null", old [],
             "As the server's `push_retry_interval`, for this target.";
+        sftp_tcp_timeout: Given<Maybe<Limit>> = unset, old [],
+            "As the server's `sftp_tcp_timeout`, for this target.";
+        sftp_banner_timeout: Given<Maybe<Limit>> = unset, old [],
+            "As the server's `sftp_banner_timeout`, for this target.";
+        sftp_auth_timeout: Given<Maybe<Limit>> = unset, old [],
+            "As the server's `sftp_auth_timeout`, for this target.";
+        sftp_operation_timeout: Given<Maybe<Limit>> = unset, old [],
+            "As the server's `sftp_operation_timeout`, for this target.";
+        push_timeout: Given<Maybe<Limit>> = unset, old [],
+            "As the server's `push_timeout`, for this target.";
+        join_timeout: Given<Maybe<Limit>> = unset, old [],
+            "As the server's `join_timeout`, for this target.";
     }
 }

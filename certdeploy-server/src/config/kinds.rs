@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use certdeploy_common::daemon::logging::LogFormat;
 use certdeploy_common::setting::duration;
 
 /// Whether targets are served one after another or side by side.
@@ -56,7 +57,29 @@ pub enum Every {
     Unit(Unit),
 }
 
+/// Whether certbot runs when the daemon starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStart {
+    /// If the last run is longer ago than the interval.
+    Overdue,
+    /// Each time.
+    Always,
+    /// Never.
+    Never,
+}
+
 certdeploy_common::scalar_kinds! {
+    /// `renew_on_start`.
+    OnStartText -> OnStart, "when", "be overdue, always or never",
+        ["overdue", "always", "never"], ["yes", "Overdue", "1"], |text| match text {
+            "overdue" => Some(OnStart::Overdue),
+            "always" => Some(OnStart::Always),
+            "never" => Some(OnStart::Never),
+            _ => None,
+        };
+    /// `log_format`.
+    LogFormatText -> LogFormat, "log format", "be auto, text, json or journald",
+        ["auto", "text", "json", "journald"], ["xml", "JSON", "1"], LogFormat::parse;
     /// `push_mode`.
     PushModeText -> PushMode, "push mode", "be \"serial\" or \"parallel\"",
         ["serial", "parallel"], ["Serial", "both", "1"], |text| match text {
@@ -109,5 +132,7 @@ mod tests {
         table::<Interval>();
         table::<Limit>();
         table::<RemotePath>();
+        table::<OnStartText>();
+        table::<LogFormatText>();
     }
 }

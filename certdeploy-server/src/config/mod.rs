@@ -89,9 +89,9 @@ mod tests {
         assert_eq!(settings.targets[0].id.as_str(), "certdeploy@h:22+/var/cache/certdeploy");
         assert_eq!(settings.targets[0].burst, Burst { retries: 1, interval: std::time::Duration::from_secs(30) });
         assert_eq!(settings.push.at_once, 1);
-        assert!(settings.timeouts.connect.is_some() && settings.timeouts.push.is_some());
+        assert!(settings.targets[0].timeouts.connect.is_some() && settings.targets[0].timeouts.push.is_some());
         let settings = with("push_mode: parallel\npush_timeout: null\n", &target(", path: null, name: x")).unwrap();
-        assert_eq!((settings.push.at_once, settings.timeouts.push), (32, None));
+        assert_eq!((settings.push.at_once, settings.targets[0].timeouts.push), (32, None));
         assert_eq!((settings.targets[0].id.as_str(), settings.targets[0].path.as_str()), ("x", ""));
     }
 

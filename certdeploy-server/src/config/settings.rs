@@ -34,8 +34,6 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// How pushes are made.
     pub push: PushPolicy,
-    /// How long things may take.
-    pub timeouts: Timeouts,
     /// When and how certbot runs.
     pub renew: RenewPolicy,
 }
@@ -92,6 +90,12 @@ pub struct Timeouts {
     pub visit: Option<Duration>,
 }
 
+impl Timeouts {
+    /// Waits for ever.
+    pub const NONE: Self =
+        Self { connect: None, handshake: None, login: None, operation: None, push: None, visit: None };
+}
+
 /// When and how certbot runs.
 #[derive(Debug, Clone)]
 pub struct RenewPolicy {
@@ -119,7 +123,15 @@ pub fn settings(
     if entries.is_empty() && problems.errors.is_empty() {
         problems.error(Complaint::new(written.client_configs.place, "ConfigError: No client configs given."));
     }
-    let targets = targets(entries, burst, problems);
+    let timeouts = Timeouts {
+        connect: written.sftp_tcp_timeout.value,
+        handshake: written.sftp_banner_timeout.value,
+        login: written.sftp_auth_timeout.value,
+        operation: written.sftp_operation_timeout.value,
+        push: written.push_timeout.value,
+        visit: written.join_timeout.value,
+    };
+    let targets = targets(entries, burst, timeouts, problems);
     let at_once = match written.push_mode.value {
         PushMode::Serial => 1,
         PushMode::Parallel => usize::try_from(written.push_concurrency.value).unwrap_or(usize::MAX),
@@ -133,14 +145,6 @@ pub fn settings(
         fail_fast: written.fail_fast.value,
         log_level: written.log_level.value,
         push: PushPolicy { at_once, interval: written.push_interval.value },
-        timeouts: Timeouts {
-            connect: written.sftp_tcp_timeout.value,
-            handshake: written.sftp_banner_timeout.value,
-            login: written.sftp_auth_timeout.value,
-            operation: written.sftp_operation_timeout.value,
-            push: written.push_timeout.value,
-            visit: written.join_timeout.value,
-        },
         renew: RenewPolicy {
             interval: interval?,
             program: written.renew_exec.value,

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use certdeploy_common::cert::{Domain, FileName};
+use certdeploy_common::cert::{Domain, FileName, Lineage};
 use certdeploy_common::setting::{Complaint, Located, Problems};
 use certdeploy_common::ssh::key;
 use russh::keys::PublicKey;
 
 use super::file::TargetFile;
+use super::settings::Timeouts;
 
 /// What the queue and `status` call a target: `name`, else `user@address:port+path`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,14 +49,18 @@ pub struct Target {
     pub username: String,
     /// The names it serves.
     pub domains: BTreeSet<Domain>,
-    /// The host key that it must show.
-    pub pin: PublicKey,
+    /// The host keys of which it must show one.
+    pub pins: Vec<PublicKey>,
     /// Where plain peers stage lineages; '' is where the session begins.
     pub path: String,
     /// The files it gets, in the order of upload.
     pub wanted: Vec<FileName>,
+    /// The lineages it gets by name.
+    pub lineages: BTreeSet<Lineage>,
     /// How a failed push is repeated.
     pub burst: Burst,
+    /// How long things may take.
+    pub timeouts: Timeouts,
 }
 
 /// The first retries of a push.
@@ -76,10 +81,15 @@ impl Target {
 }
 
 /// Makes targets of the entries; what is wrong goes to `problems`.
-pub fn targets(entries: Vec<Located<TargetFile>>, burst: Burst, problems: &mut Problems) -> Vec<Target> {
+pub fn targets(
+    entries: Vec<Located<TargetFile>>,
+    burst: Burst,
+    timeouts: Timeouts,
+    problems: &mut Problems,
+) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::with_capacity(entries.len());
     for Located { value: entry, place } in entries {
-        let Some(target) = target(entry, burst, problems) else { continue };
+        let Some(target) = target(entry, burst, timeouts, problems) else { continue };
         let Some(same) = targets.iter_mut().find(|other| other.id == target.id) else {
             targets.push(target);
             continue;
@@ -100,27 +110,44 @@ pub fn targets(entries: Vec<Located<TargetFile>>, burst: Burst, problems: &mut P
 impl Target {
     fn is_same_but_domains(&self, other: &Self) -> bool {
         let place = |target: &Self| (target.place(), target.path.clone(), target.wanted.clone());
-        place(self) == place(other) && self.pin.key_data() == other.pin.key_data()
+        place(self) == place(other)
+            && self.pins.iter().map(PublicKey::key_data).eq(other.pins.iter().map(PublicKey::key_data))
     }
 }
 
-fn target(entry: TargetFile, burst: Burst, problems: &mut Problems) -> Option<Target> {
+fn target(entry: TargetFile, burst: Burst, timeouts: Timeouts, problems: &mut Problems) -> Option<Target> {
     let before = problems.errors.len();
     for (key, text) in [("address", &entry.address), ("username", &entry.username)] {
         if text.value.is_empty() {
             problems.error(Complaint::value(text.place, "", key, "not be empty"));
         }
     }
-    let pin = key::parse_public(&entry.pubkey.value).map_err(|error| {
-        let message = format!("Invalid value for client config option `pubkey`: {error}");
-        problems.error(Complaint::new(entry.pubkey.place, message));
-    });
+    let mut pins = Vec::new();
+    for line in &entry.pubkey.value {
+        match key::parse_public(&line.value) {
+            Ok(pin) => pins.push(pin),
+            Err(error) => {
+                let message = format!("Invalid value for client config option `pubkey`: {error}");
+                problems.error(Complaint::new(line.place, message));
+            }
+        }
+    }
     let mut domains = BTreeSet::new();
     for domain in &entry.domains.value {
         match domain.value.parse::<Domain>() {
             Ok(name) => _ = domains.insert(name),
             Err(_) => {
                 problems.error(Complaint::value(domain.place, &domain.value, "domains", "hold domain names only"))
+            }
+        }
+    }
+    let mut lineages = BTreeSet::new();
+    for name in &entry.lineages.value {
+        match name.value.parse::<Lineage>() {
+            Ok(lineage) => _ = lineages.insert(lineage),
+            Err(error) => {
+                let message = format!("Invalid value \"{}\" for `lineages`. {error}", name.value);
+                problems.error(Complaint::new(name.place, message));
             }
         }
     }
@@ -139,16 +166,27 @@ fn target(entry: TargetFile, burst: Burst, problems: &mut Problems) -> Option<Ta
     let address = entry.address.value.trim_start_matches('[').trim_end_matches(']').to_owned();
     let own = || format!("{}@{}:{}+{path}", entry.username.value, address, entry.port.value);
     let id = TargetId(entry.name.value.filter(|name| !name.is_empty()).unwrap_or_else(own));
-    let pin = pin.ok().filter(|_| problems.errors.len() == before)?;
+    if problems.errors.len() != before {
+        return None;
+    }
     Some(Target {
         id,
         address,
         port: entry.port.value,
         username: entry.username.value,
         domains,
-        pin,
+        pins,
         path,
         wanted,
+        lineages,
+        timeouts: Timeouts {
+            connect: entry.sftp_tcp_timeout.value.unwrap_or(timeouts.connect),
+            handshake: entry.sftp_banner_timeout.value.unwrap_or(timeouts.handshake),
+            login: entry.sftp_auth_timeout.value.unwrap_or(timeouts.login),
+            operation: entry.sftp_operation_timeout.value.unwrap_or(timeouts.operation),
+            push: entry.push_timeout.value.unwrap_or(timeouts.push),
+            visit: entry.join_timeout.value.unwrap_or(timeouts.visit),
+        },
         burst: Burst {
             retries: entry.push_retries.value.unwrap_or(burst.retries),
             interval: entry.push_retry_interval.value.unwrap_or(burst.interval),

@@ -82,9 +82,9 @@ impl Session {
     pub(super) async fn open(target: &Target, key: &Arc<PrivateKey>, timeouts: &Timeouts) -> Result<Self, Error> {
         let stream = connect(target, timeouts.connect).await?;
         let cut = Cut::of(&stream)?;
-        let pin = Pin { host: target.address.clone(), key: target.pin.clone() };
+        let pin = Pin { host: target.address.clone(), keys: target.pins.clone() };
         let config =
-            Arc::new(client::Config { preferred: preferred(&target.pin), nodelay: true, ..client::Config::default() });
+            Arc::new(client::Config { preferred: preferred(&target.pins), nodelay: true, ..client::Config::default() });
         let mut handle =
             within(Step::Handshake, timeouts.handshake, client::connect_stream(config, stream, pin)).await?;
         within(Step::Login, timeouts.login, login(&mut handle, target, key)).await?;
@@ -179,12 +179,14 @@ async fn sftp(handle: &Handle<Pin>) -> Result<(RawSftpSession, Version), Error> 
 }
 
 /// Our algorithms, the pinned key's kind first, so that a host with several keys shows that one.
-fn preferred(pin: &PublicKey) -> russh::Preferred {
+fn preferred(pins: &[PublicKey]) -> russh::Preferred {
     let mut preferred = key::preferred();
     let mut kinds: Vec<Algorithm> = preferred.key.to_vec();
-    let is_pinned = |kind: &Algorithm| match (kind, pin.algorithm()) {
-        (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
-        (kind, pinned) => *kind == pinned,
+    let is_pinned = |kind: &Algorithm| {
+        pins.iter().any(|pin| match (kind, pin.algorithm()) {
+            (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
+            (kind, pinned) => *kind == pinned,
+        })
     };
     kinds.sort_by_key(|kind| !is_pinned(kind));
     preferred.key = Cow::Owned(kinds);
@@ -194,7 +196,7 @@ fn preferred(pin: &PublicKey) -> russh::Preferred {
 /// Lets through the one host key that is pinned.
 pub(super) struct Pin {
     host: String,
-    key: PublicKey,
+    keys: Vec<PublicKey>,
 }
 
 impl client::Handler for Pin {
@@ -202,11 +204,16 @@ impl client::Handler for Pin {
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Error> {
         let got = match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.key.key_data() => return Ok(true),
+            PublicKeyOrCertificate::PublicKey { key, .. }
+                if self.keys.iter().any(|pin| pin.key_data() == key.key_data()) =>
+            {
+                return Ok(true);
+            }
             PublicKeyOrCertificate::PublicKey { key, .. } => key::fingerprint(key),
             PublicKeyOrCertificate::Certificate(_) => "a certificate".to_owned(),
         };
-        Err(Error::HostKey { host: self.host.clone(), got, pinned: key::fingerprint(&self.key) })
+        let pinned = self.keys.iter().map(key::fingerprint).collect::<Vec<_>>().join("' or '");
+        Err(Error::HostKey { host: self.host.clone(), got, pinned })
     }
 }
 
@@ -218,8 +225,8 @@ mod tests {
     fn the_pinned_kind_is_asked_for_first() {
         let ecdsa = "AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=";
         let pin = key::parse_public(ecdsa).unwrap();
-        assert_eq!(preferred(&pin).key.first(), Some(&pin.algorithm()));
-        assert!(preferred(&pin).key.len() > 1);
+        assert_eq!(preferred(std::slice::from_ref(&pin)).key.first(), Some(&pin.algorithm()));
+        assert!(preferred(&[pin]).key.len() > 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use russh::keys::PrivateKey;
 pub use error::Error;
 use error::{Step, within};
 
-use crate::config::{Target, Timeouts};
+use crate::config::Target;
 use connect::{Peer, Session};
 
 /// One lineage on its way to one target.
@@ -74,14 +74,13 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Ssh {
     key: Arc<PrivateKey>,
-    timeouts: Timeouts,
 }
 
 impl Ssh {
     /// Logs in with `key`.
     #[must_use]
-    pub fn new(key: Arc<PrivateKey>, timeouts: Timeouts) -> Self {
-        Self { key, timeouts }
+    pub fn new(key: Arc<PrivateKey>) -> Self {
+        Self { key }
     }
 
     async fn each(&self, target: &Target, parcels: Vec<Parcel>, ask: Ask, visit: &mut Visit) {
@@ -90,7 +89,7 @@ impl Ssh {
         for parcel in parcels {
             let answer = match &over {
                 Some(error) => Err(error.clone()),
-                None => within(Step::Push, self.timeouts.push, self.push(target, &parcel, &mut session)).await,
+                None => within(Step::Push, target.timeouts.push, self.push(target, &parcel, &mut session)).await,
             };
             over = over.or_else(|| answer.as_ref().err().filter(|error| error.ends_visit()).cloned());
             if matches!(answer, Err(Error::Timeout { .. })) {
@@ -102,7 +101,7 @@ impl Ssh {
         if ask == Ask::Holdings {
             let asked = match over {
                 Some(error) => Err(error),
-                None => within(Step::Push, self.timeouts.push, self.ask(target, &mut session)).await,
+                None => within(Step::Push, target.timeouts.push, self.ask(target, &mut session)).await,
             };
             visit.holdings = Some(asked);
         }
@@ -137,7 +136,7 @@ impl Ssh {
     async fn session<'s>(&self, target: &Target, slot: &'s mut Option<Session>) -> Result<&'s Session, Error> {
         match slot {
             Some(session) => Ok(session),
-            None => Ok(slot.insert(Session::open(target, &self.key, &self.timeouts).await?)),
+            None => Ok(slot.insert(Session::open(target, &self.key, &target.timeouts).await?)),
         }
     }
 }
@@ -146,7 +145,7 @@ impl Transport for Ssh {
     async fn visit(&self, target: &Target, parcels: Vec<Parcel>, ask: Ask) -> Visit {
         let count = parcels.len();
         let mut visit = Visit::default();
-        let limit = self.timeouts.visit;
+        let limit = target.timeouts.visit;
         let each = async {
             self.each(target, parcels, ask, &mut visit).await;
             Ok(())
