@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certdeploy_common::cert::Digest;
+use certdeploy_common::daemon::notify::Heart;
 use certdeploy_common::fs::lock::{self, Lock};
 use certdeploy_common::wire::Update;
 use tokio::task::{Id, JoinSet};
@@ -78,6 +79,7 @@ pub struct Dispatcher<T> {
     missing: bool,
     ended: Ended,
     clock: fn() -> Millis,
+    heart: Heart,
 }
 
 impl<T: Transport> Dispatcher<T> {
@@ -101,7 +103,14 @@ impl<T: Transport> Dispatcher<T> {
             missing: false,
             ended: Ended::Quietly,
             clock,
+            heart: Heart::default(),
         }
+    }
+
+    /// The same loop, telling the watchdog each time it turns.
+    #[must_use]
+    pub fn beating(self, heart: Heart) -> Self {
+        Self { heart, ..self }
     }
 
     /// Goes on until `stop`, or until there is nothing left to do.
@@ -112,6 +121,7 @@ impl<T: Transport> Dispatcher<T> {
         tracing::debug!("Server.serve_forever: one_shot={}", if self.mode == Mode::Once { "True" } else { "False" });
         self.begin()?;
         loop {
+            self.heart.beat();
             let now = (self.clock)();
             self.look(now)?;
             if self.ended != Ended::FailedFast && !stop.is_cancelled() {
@@ -330,7 +340,7 @@ impl<T: Transport> Dispatcher<T> {
     fn pause(&self, now: Millis) -> Duration {
         let room = self.running.len() < self.settings.push.at_once && self.ended != Ended::FailedFast;
         let next = self.agenda.earliest(now).filter(|_| room).map(|at| at.max(self.start_at));
-        next.map_or(LONGEST_SLEEP, |at| now.until(at)).min(LONGEST_SLEEP)
+        next.map_or(LONGEST_SLEEP, |at| now.until(at)).min(LONGEST_SLEEP).min(self.heart.rest())
     }
 }
 
