@@ -1,6 +1,7 @@
 //! `server.yml`: as written ([`mod@file`]) -> checked and merged ([`settings`], [`targets`]). Only this file and
 //! [`directory`] open a config.
 
+pub mod address;
 pub mod directory;
 pub mod file;
 pub mod kinds;

@@ -1,14 +1,15 @@
 //! Entries of `client_configs` -> [`Target`]s that are valid by construction. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::Duration;
 
 use certdeploy_common::cert::{Domain, FileName, Lineage};
-use certdeploy_common::setting::{Complaint, Located, Problems};
+use certdeploy_common::setting::{Complaint, Located, Place, Problems};
 use certdeploy_common::ssh::key;
 use russh::keys::PublicKey;
 
+use super::address;
 use super::file::TargetFile;
 use super::settings::Timeouts;
 
@@ -88,14 +89,17 @@ pub fn targets(
     problems: &mut Problems,
 ) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::with_capacity(entries.len());
+    let mut known: HashMap<TargetId, usize> = HashMap::with_capacity(entries.len());
     for Located { value: entry, place } in entries {
-        let Some(target) = target(entry, burst, timeouts, problems) else { continue };
-        let Some(same) = targets.iter_mut().find(|other| other.id == target.id) else {
+        let Some(target) = target(entry, place, burst, timeouts, problems) else { continue };
+        let Some(same) = known.get(&target.id).and_then(|at| targets.get_mut(*at)) else {
+            known.insert(target.id.clone(), targets.len());
             targets.push(target);
             continue;
         };
-        if same.is_same_but_domains(&target) {
+        if same.is_same_but_names(&target) {
             same.domains.extend(target.domains);
+            same.lineages.extend(target.lineages);
         } else {
             let message = format!(
                 "Invalid client config option: two different entries are both called \"{}\"; give one a `name` of its own",
@@ -108,20 +112,48 @@ pub fn targets(
 }
 
 impl Target {
-    fn is_same_but_domains(&self, other: &Self) -> bool {
+    fn is_same_but_names(&self, other: &Self) -> bool {
         let place = |target: &Self| (target.place(), target.path.clone(), target.wanted.clone());
         place(self) == place(other)
             && self.pins.iter().map(PublicKey::key_data).eq(other.pins.iter().map(PublicKey::key_data))
     }
 }
 
-fn target(entry: TargetFile, burst: Burst, timeouts: Timeouts, problems: &mut Problems) -> Option<Target> {
+fn target(
+    entry: TargetFile,
+    place: Place,
+    burst: Burst,
+    timeouts: Timeouts,
+    problems: &mut Problems,
+) -> Option<Target> {
     let before = problems.errors.len();
-    for (key, text) in [("address", &entry.address), ("username", &entry.username)] {
-        if text.value.is_empty() {
-            problems.error(Complaint::value(text.place, "", key, "not be empty"));
-        }
+    let address = address::address(&entry.address, problems);
+    if entry.username.value.is_empty() {
+        problems.error(Complaint::value(entry.username.place, "", "username", "not be empty"));
     }
+    let pins = pins(&entry, problems);
+    let domains = domains(&entry.domains.value, problems);
+    let lineages = lineages(&entry.lineages.value, problems);
+    if entry.domains.value.is_empty() && entry.lineages.value.is_empty() {
+        let rule = "missing required key `domains`: without `domains` and `lineages` this target would get nothing; give one of them or both";
+        let at = [entry.domains.place, entry.lineages.place].into_iter().find(|at| at.line > 0).unwrap_or(place);
+        problems.error(Complaint::new(at, format!("Invalid client config option: {rule}")));
+    }
+    let wanted = wanted(&entry, problems);
+    let timeouts = own_timeouts(&entry, timeouts);
+    let burst = Burst {
+        retries: entry.push_retries.value.unwrap_or(burst.retries),
+        interval: entry.push_retry_interval.value.unwrap_or(burst.interval),
+    };
+    let path = entry.path.value.unwrap_or_default();
+    let (port, username) = (entry.port.value, entry.username.value);
+    let address = address.filter(|_| problems.errors.len() == before)?;
+    let name = entry.name.value.filter(|name| !name.is_empty());
+    let id = TargetId(name.unwrap_or_else(|| format!("{username}@{address}:{port}+{path}")));
+    Some(Target { id, address, port, username, domains, pins, path, wanted, lineages, burst, timeouts })
+}
+
+fn pins(entry: &TargetFile, problems: &mut Problems) -> Vec<PublicKey> {
     let mut pins = Vec::new();
     for line in &entry.pubkey.value {
         match key::parse_public(&line.value) {
@@ -132,25 +164,43 @@ fn target(entry: TargetFile, burst: Burst, timeouts: Timeouts, problems: &mut Pr
             }
         }
     }
+    pins
+}
+
+fn domains(written: &[Located<String>], problems: &mut Problems) -> BTreeSet<Domain> {
     let mut domains = BTreeSet::new();
-    for domain in &entry.domains.value {
-        match domain.value.parse::<Domain>() {
+    for Located { value, place } in written {
+        match value.parse::<Domain>() {
             Ok(name) => _ = domains.insert(name),
             Err(_) => {
-                problems.error(Complaint::value(domain.place, &domain.value, "domains", "hold domain names only"))
+                let must = if value.is_ascii() {
+                    "hold domain names only"
+                } else {
+                    "hold names as certificates carry them: in ASCII, `xn--...`"
+                };
+                problems.error(Complaint::value(*place, value, "domains", must));
             }
         }
     }
+    domains
+}
+
+fn lineages(written: &[Located<String>], problems: &mut Problems) -> BTreeSet<Lineage> {
     let mut lineages = BTreeSet::new();
-    for name in &entry.lineages.value {
-        match name.value.parse::<Lineage>() {
+    for Located { value, place } in written {
+        match value.parse::<Lineage>() {
             Ok(lineage) => _ = lineages.insert(lineage),
             Err(error) => {
-                let message = format!("Invalid value \"{}\" for `lineages`. {error}", name.value);
-                problems.error(Complaint::new(name.place, message));
+                let message = format!("Invalid value \"{value}\" for `lineages`. {error}");
+                problems.error(Complaint::new(*place, message));
             }
         }
     }
+    lineages
+}
+
+/// The files of the target, in the order of upload: the key last.
+fn wanted(entry: &TargetFile, problems: &mut Problems) -> Vec<FileName> {
     let files = [
         (entry.needs_cert.value, FileName::Cert),
         (entry.needs_chain.value, FileName::Chain),
@@ -162,34 +212,16 @@ fn target(entry: TargetFile, burst: Burst, timeouts: Timeouts, problems: &mut Pr
         let message = "Invalid client config option: every `needs_...` is false, so there is nothing to push";
         problems.error(Complaint::new(entry.needs_fullchain.place, message));
     }
-    let path = entry.path.value.unwrap_or_default();
-    let address = entry.address.value.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let own = || format!("{}@{}:{}+{path}", entry.username.value, address, entry.port.value);
-    let id = TargetId(entry.name.value.filter(|name| !name.is_empty()).unwrap_or_else(own));
-    if problems.errors.len() != before {
-        return None;
+    wanted
+}
+
+fn own_timeouts(entry: &TargetFile, shared: Timeouts) -> Timeouts {
+    Timeouts {
+        connect: entry.sftp_tcp_timeout.value.unwrap_or(shared.connect),
+        handshake: entry.sftp_banner_timeout.value.unwrap_or(shared.handshake),
+        login: entry.sftp_auth_timeout.value.unwrap_or(shared.login),
+        operation: entry.sftp_operation_timeout.value.unwrap_or(shared.operation),
+        push: entry.push_timeout.value.unwrap_or(shared.push),
+        visit: entry.join_timeout.value.unwrap_or(shared.visit),
     }
-    Some(Target {
-        id,
-        address,
-        port: entry.port.value,
-        username: entry.username.value,
-        domains,
-        pins,
-        path,
-        wanted,
-        lineages,
-        timeouts: Timeouts {
-            connect: entry.sftp_tcp_timeout.value.unwrap_or(timeouts.connect),
-            handshake: entry.sftp_banner_timeout.value.unwrap_or(timeouts.handshake),
-            login: entry.sftp_auth_timeout.value.unwrap_or(timeouts.login),
-            operation: entry.sftp_operation_timeout.value.unwrap_or(timeouts.operation),
-            push: entry.push_timeout.value.unwrap_or(timeouts.push),
-            visit: entry.join_timeout.value.unwrap_or(timeouts.visit),
-        },
-        burst: Burst {
-            retries: entry.push_retries.value.unwrap_or(burst.retries),
-            interval: entry.push_retry_interval.value.unwrap_or(burst.interval),
-        },
-    })
 }
