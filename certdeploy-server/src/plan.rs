@@ -130,35 +130,43 @@ pub enum Failure {
     Refused(Option<Digest>),
 }
 
-/// The longest pause between two attempts.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// How attempts follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The first retries.
+    pub burst: Burst,
+    /// The longest pause after them.
+    pub longest: Duration,
+    /// When to go on after them, if not by growing pauses.
+    pub resume: Option<Millis>,
+}
 
 /// What to write down after an attempt that did not deliver.
 #[must_use]
-pub fn set_back(attempts: u32, burst: Burst, failure: Failure, error: String, seed: u64, now: Millis) -> Setback {
+pub fn set_back(attempts: u32, pace: Pace, failure: Failure, error: String, seed: u64, now: Millis) -> Setback {
     let attempts = attempts.saturating_add(1);
-    let (state, digest, wait) = match failure {
-        Failure::Refused(digest) => (State::Refused, digest, Duration::ZERO),
-        Failure::Lasting => (State::Failed, None, LONGEST_PAUSE),
-        Failure::Passing => (State::Owed, None, pause(attempts, burst, seed)),
+    let resume = |wait| pace.resume.map_or(now.after(wait), |resume| resume.max(now));
+    let (state, digest, next_at) = match failure {
+        Failure::Refused(digest) => (State::Refused, digest, now),
+        Failure::Lasting => (State::Failed, None, resume(pace.longest)),
+        Failure::Passing if attempts <= pace.burst.retries => (State::Owed, None, now.after(pace.burst.interval)),
+        Failure::Passing => (State::Owed, None, resume(pause(attempts, pace, seed))),
     };
-    Setback { state, attempts, next_at: now.after(wait), error, digest }
+    Setback { state, attempts, next_at, error, digest }
 }
 
 /// How long to wait after so many attempts: the burst first, then twice as long each time, capped, with jitter.
 #[must_use]
-pub fn pause(attempts: u32, burst: Burst, seed: u64) -> Duration {
+pub fn pause(attempts: u32, pace: Pace, seed: u64) -> Duration {
+    let Pace { burst, longest, .. } = pace;
     if attempts <= burst.retries {
         return burst.interval;
     }
-    let shortest = burst.interval.clamp(Duration::from_secs(1), LONGEST_PAUSE / 2);
-    let growing = ExponentialBuilder::new()
-        .with_min_delay(shortest)
-        .with_max_delay(LONGEST_PAUSE)
-        .with_factor(2.0)
-        .without_max_times();
+    let shortest = burst.interval.max(Duration::from_secs(1)).min(longest / 2);
+    let growing =
+        ExponentialBuilder::new().with_min_delay(shortest).with_max_delay(longest).with_factor(2.0).without_max_times();
     let step = usize::try_from(attempts - burst.retries).unwrap_or(usize::MAX).min(32);
-    let pause = growing.build().nth(step).unwrap_or(LONGEST_PAUSE);
+    let pause = growing.build().nth(step).unwrap_or(longest);
     // Up to a quarter less, so that a thousand targets that failed together do not come back together.
     pause.mul_f64(1.0 - 0.25 * fraction(seed))
 }

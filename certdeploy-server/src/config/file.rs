@@ -49,6 +49,8 @@ settings! {
             "`serial` pushes to one target after another, in the order of `client_configs`; `parallel` to several at once.";
         push_concurrency: Positive = yaml "32", old [],
             "The most targets that are pushed to at once when `push_mode` is `parallel`.";
+        connect_concurrency: Positive = yaml "256", old [],
+            "The most targets that are connected to at once, beside those that are pushed to, when `push_mode` is `parallel`: those that do not answer take no place of `push_concurrency`.";
         push_interval: Seconds = yaml "0", old [],
             "Seconds to wait after the start of a push before the next one is started.";
         push_retries: Count = yaml "1", old [],

@@ -69,8 +69,16 @@ impl KeySetting {
 pub struct PushPolicy {
     /// The most targets at once.
     pub at_once: usize,
+    /// The most connections that are being made beside these; 0 when a target is connected to only when it is its turn.
+    pub connecting: usize,
     /// The pause after the start of a push.
     pub interval: Duration,
+    /// The longest pause between two attempts.
+    pub longest: Duration,
+    /// Whether the daemon goes on after the first retries.
+    pub forever: bool,
+    /// How long pushes under way may take after the order to stop.
+    pub stop: Duration,
 }
 
 /// How long things may take; `None` waits for ever.
@@ -132,9 +140,10 @@ pub fn settings(
         visit: written.join_timeout.value,
     };
     let targets = targets(entries, burst, timeouts, problems);
-    let at_once = match written.push_mode.value {
-        PushMode::Serial => 1,
-        PushMode::Parallel => usize::try_from(written.push_concurrency.value).unwrap_or(usize::MAX),
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let (at_once, connecting) = match written.push_mode.value {
+        PushMode::Serial => (1, 0),
+        PushMode::Parallel => (count(written.push_concurrency.value), count(written.connect_concurrency.value)),
     };
     Some(Settings {
         key: KeySetting { file: file.to_owned(), path: written.privkey_filename },
@@ -144,7 +153,14 @@ pub fn settings(
         reconcile_interval: written.reconcile_interval.value,
         fail_fast: written.fail_fast.value,
         log_level: written.log_level.value,
-        push: PushPolicy { at_once, interval: written.push_interval.value },
+        push: PushPolicy {
+            at_once,
+            connecting,
+            interval: written.push_interval.value,
+            longest: written.push_retry_max_interval.value,
+            forever: written.push_retry_forever.value,
+            stop: written.stop_timeout.value,
+        },
         renew: RenewPolicy {
             interval: interval?,
             program: written.renew_exec.value,

@@ -284,10 +284,11 @@ impl<T: Transport> Dispatcher<T> {
         let Some(target) = self.targets.get(index).cloned() else { return Ok(()) };
         let now = (self.clock)();
         let Some(report) = report else {
-            self.agenda.set(index, (self.mode == Mode::Daemon).then(|| now.after(plan::LONGEST_PAUSE)));
+            self.agenda.set(index, (self.mode == Mode::Daemon).then(|| now.after(self.settings.push.longest)));
             return Ok(());
         };
-        let context = Context { mode: self.mode, fail_fast: self.settings.fail_fast, now };
+        let context =
+            Context { mode: self.mode, fail_fast: self.settings.fail_fast, longest: self.settings.push.longest, now };
         let Recorded { well, updates_failed, missing } = record::record(&mut self.queue, &target, report, context)?;
         if updates_failed && self.ended == Ended::Quietly {
             self.ended = Ended::UpdatesFailed;

@@ -20,6 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(300);
 pub(super) struct Context {
     pub(super) mode: Mode,
     pub(super) fail_fast: bool,
+    pub(super) longest: Duration,
     pub(super) now: Millis,
 }
 
@@ -59,8 +60,9 @@ pub(super) fn record(
             End::Failed { failure, error } => {
                 recorded.well = false;
                 tracing::error!("Error syncing with {}:{}: {error}", target.address, target.port);
+                let pace = plan::Pace { burst: target.burst, longest: context.longest, resume: None };
                 let seed = u64::try_from(now.0).unwrap_or_default() ^ u64::try_from(delivery.id).unwrap_or_default();
-                let setback = plan::set_back(delivery.attempts, target.burst, failure, error, seed, now);
+                let setback = plan::set_back(delivery.attempts, pace, failure, error, seed, now);
                 tell(target, &delivery, &setback, context);
                 queue.set_back(delivery.id, &setback, now)?;
             }

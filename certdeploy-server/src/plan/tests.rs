@@ -153,28 +153,39 @@ fn only_the_certificates_names_count_and_what_no_longer_matches_is_dropped() {
 
 #[test]
 fn the_burst_comes_first_and_then_pauses_grow_to_a_cap_with_jitter() {
-    let burst = Burst { retries: 2, interval: Duration::from_secs(30) };
+    let longest = Duration::from_secs(3600);
+    let pace = |retries, interval| Pace {
+        burst: Burst { retries, interval: Duration::from_secs(interval) },
+        longest,
+        resume: None,
+    };
+    let burst = pace(2, 30);
     assert_eq!([1, 2].map(|attempts| pause(attempts, burst, 1).as_secs()), [30, 30]);
     let mut last = Duration::ZERO;
     for attempts in 3..9 {
         let (low, high) = (1..50)
             .map(|seed| pause(attempts, burst, seed))
             .fold((Duration::MAX, Duration::ZERO), |(low, high), pause| (low.min(pause), high.max(pause)));
-        assert!(low > last.mul_f64(0.7) && high > low && high <= LONGEST_PAUSE, "{attempts}: {low:?} {high:?}");
+        assert!(low > last.mul_f64(0.7) && high > low && high <= longest, "{attempts}: {low:?} {high:?}");
         last = low;
     }
-    assert!(pause(1_000_000, burst, 3) >= LONGEST_PAUSE.mul_f64(0.75));
-    let none = Burst { retries: 0, interval: Duration::ZERO };
-    assert!(pause(1, none, 3) >= Duration::from_millis(750));
+    assert!(pause(1_000_000, burst, 3) >= longest.mul_f64(0.75));
+    assert!(pause(1, pace(0, 0), 3) >= Duration::from_millis(750));
 }
 
 #[test]
 fn a_failure_is_written_down_with_what_follows() {
     let burst = Burst { retries: 1, interval: Duration::from_secs(5) };
-    let passing = set_back(0, burst, Failure::Passing, "e".into(), 1, NOW);
+    let longest = Duration::from_secs(600);
+    let pace = Pace { burst, longest, resume: None };
+    let passing = set_back(0, pace, Failure::Passing, "e".into(), 1, NOW);
     assert_eq!((passing.state, passing.attempts, passing.next_at), (State::Owed, 1, NOW.after(burst.interval)));
-    let lasting = set_back(0, burst, Failure::Lasting, "e".into(), 1, NOW);
-    assert_eq!((lasting.state, lasting.next_at), (State::Failed, NOW.after(LONGEST_PAUSE)));
-    let refused = set_back(3, burst, Failure::Refused(Some(digest("x"))), "e".into(), 1, NOW);
+    let lasting = set_back(0, pace, Failure::Lasting, "e".into(), 1, NOW);
+    assert_eq!((lasting.state, lasting.next_at), (State::Failed, NOW.after(longest)));
+    let refused = set_back(3, pace, Failure::Refused(Some(digest("x"))), "e".into(), 1, NOW);
     assert_eq!((refused.state, refused.attempts, refused.digest), (State::Refused, 4, Some(digest("x"))));
+    let once = Pace { resume: Some(NOW.after(longest * 9)), ..pace };
+    let burst_over = set_back(1, once, Failure::Passing, "e".into(), 1, NOW);
+    assert_eq!((burst_over.state, burst_over.next_at), (State::Owed, NOW.after(longest * 9)));
+    assert_eq!(set_back(0, once, Failure::Passing, "e".into(), 1, NOW).next_at, NOW.after(burst.interval));
 }
