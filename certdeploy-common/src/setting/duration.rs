@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::number;
+
 /// Reads `<number><w|d|h|m|s>` pairs, decimals allowed, summed and cut to whole seconds, as `update_delay` has it.
 ///
 /// Blanks between pairs are fine; anything else is not (the Python program found `5s` inside `junk5sjunk`).
@@ -30,12 +32,11 @@ pub fn pairs(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(total.trunc()).ok()
 }
 
-/// Reads a non-negative number of seconds, whole or not.
+/// Reads a non-negative number of seconds, whole or not. What is longer than thirty years is cut to that, so that no
+/// clock overflows.
 #[must_use]
 pub fn seconds(text: &str) -> Option<Duration> {
-    let plain = text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '_'));
-    let number: f64 = if plain { text.replace('_', "").parse().ok()? } else { return None };
-    Duration::try_from_secs_f64(number).ok()
+    Duration::try_from_secs_f64(number::decimal(text)?.min(1e9)).ok()
 }
 
 #[cfg(test)]

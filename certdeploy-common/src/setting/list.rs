@@ -26,6 +26,8 @@ pub struct Setting {
     pub default: Default,
     /// Former or mistaken names that still work, with a warning.
     pub old: &'static [&'static str],
+    /// What other programs call it: refused, but the message names this key.
+    pub like: &'static [&'static str],
     /// What it does, in Markdown.
     pub doc: &'static str,
 }
@@ -47,11 +49,9 @@ pub fn read_section<S: Section>(node: Node, problems: &mut Problems) -> Option<S
         Content::Map(map) => S::read_map(node.place, map, problems),
         Content::Null => S::read_map(node.place, Vec::new(), problems),
         Content::Scalar { .. } | Content::List(_) => {
-            let complaint = Complaint::new(
-                node.place,
-                format!("Invalid {}: expected a mapping of keys, found {}", S::NAME, node.kind()),
-            );
-            problems.error(complaint);
+            let found = node.kind();
+            let message = format!("Invalid {}: expected a mapping of keys (`key: value`), found {found}", S::NAME);
+            problems.error(Complaint::new(node.place, message));
             None
         }
     }
@@ -122,7 +122,7 @@ impl Pairs {
             }
             Default::Unset => V::unset().map(|value| Located { value, place: Place::default() }),
             Default::Yaml(text) => {
-                let node = super::yaml::parse(text).map_err(|complaint| problems.error(complaint)).ok()?;
+                let node = default(text).map_err(|complaint| problems.error(complaint)).ok()?;
                 let value = V::read(setting.key, node, problems);
                 value
                     .map_err(|complaint| problems.error(complaint))
@@ -143,7 +143,28 @@ impl Pairs {
     }
 }
 
+/// The YAML of a default. The plain ones, nearly all, do without the parser: thousands of targets have dozens each.
+fn default(text: &str) -> Result<Node, Complaint> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.');
+    let content = match text {
+        "null" => Content::Null,
+        "[]" => Content::List(Vec::new()),
+        _ if text.chars().all(plain) => Content::Scalar { text: text.to_owned(), quoted: false },
+        _ => return super::yaml::parse(text),
+    };
+    Ok(Node { place: Place::default(), content })
+}
+
 fn hint(written: &str, settings: &[Setting]) -> String {
+    if let Some(setting) = settings.iter().find(|setting| setting.like.contains(&written)) {
+        return format!(" (did you mean \"{}\"?)", setting.key);
+    }
+    let inside = |setting: &&Setting| {
+        setting.kind.inside.is_some_and(|inside| inside.iter().any(|setting| setting.key == written))
+    };
+    if let Some(section) = settings.iter().find(inside) {
+        return format!(" (it belongs inside `{}`; look at the indentation)", section.key);
+    }
     let distance = |setting: &Setting| {
         let names = std::iter::once(&setting.key).chain(setting.old);
         names.map(|name| strsim::osa_distance(written, name)).min().unwrap_or(usize::MAX)
@@ -179,7 +200,7 @@ pub const fn plain_name(written: &'static str) -> &'static str {
 ///     /// Keys of `server.yml`.
 ///     pub struct ServerFile ("config option") {
 ///         fail_fast: Switch = yaml "false", old [], "Stop on the first failed action.";
-///         privkey_filename: PathText = required, old ["private_key_file"], "The server's own key.";
+///         privkey_filename: PathText = required, old ["private_key_file"], like ["key"], "The server's own key.";
 ///     }
 /// }
 /// ```
@@ -191,7 +212,8 @@ macro_rules! settings {
     (
         $(#[$meta:meta])*
         pub struct $name:ident ($section:literal) {
-            $( $key:ident : $kind:ty = $presence:ident $($default:literal)?, old [$($old:literal),*], $doc:literal; )*
+            $( $key:ident : $kind:ty = $presence:ident $($default:literal)?, old [$($old:literal),*],
+                $(like [$($like:literal),*],)? $doc:literal; )*
         }
     ) => {
         $(#[$meta])*
@@ -208,6 +230,7 @@ macro_rules! settings {
                     kind: &<$kind as $crate::setting::Value>::KIND,
                     default: $crate::settings!(@default $presence $($default)?),
                     old: &[$($old),*],
+                    like: &[$($($like),*)?],
                     doc: $doc,
                 }, )*
             ];
@@ -238,7 +261,7 @@ mod tests {
         /// A sample.
         pub struct Sample ("config option") {
             fail_fast: Switch = yaml "false", old ["fastfail"], "Stop.";
-            pubkey: Maybe<PathText> = yaml "null", old [], "A key.";
+            pubkey: Maybe<PathText> = yaml "null", old [], like ["hostkey"], "A key.";
             inner: Maybe<Nested<Inner>> = yaml "null", old [], "More.";
         }
     }
@@ -261,6 +284,17 @@ mod tests {
         let all: Vec<String> = problems.errors.iter().map(|c| format!("{}: {}", c.place, c.message)).collect();
         assert_eq!(all, ["2:1: Invalid config option: unknown key \"pubkye\" (did you mean \"pubkey\"?)"]);
         assert!(value.is_some(), "the rest is read, so that all complaints come at once");
+    }
+
+    #[test]
+    fn other_programs_words_and_keys_of_the_section_inside_are_told_apart_from_misspelt_ones() {
+        let (_, problems) = read("hostkey: x\ncount: 1\n");
+        let all: Vec<&str> = problems.errors.iter().map(|complaint| complaint.message.as_str()).collect();
+        let want = [
+            "Invalid config option: unknown key \"hostkey\" (did you mean \"pubkey\"?)",
+            "Invalid config option: unknown key \"count\" (it belongs inside `inner`; look at the indentation)",
+        ];
+        assert_eq!(all, want);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod duration;
 pub mod list;
 pub mod mode;
+pub mod number;
 pub mod place;
 pub mod value;
 pub mod yaml;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::duration;
 use super::list::{Section, read_section};
 use super::mode::Mode;
+use super::number;
 use super::place::{Complaint, Problems};
 use super::yaml::{Content, Node};
 use crate::daemon::logging::LogLevel;
@@ -97,21 +98,15 @@ macro_rules! scalar_kinds {
 }
 
 scalar_kinds! {
-    /// true or false, in any YAML 1.1 spelling, quoted or not.
-    Switch -> bool, "true or false", "be true or false",
-        ["true", "no", "On", "'yes'"], ["maybe", "2", "{}"], switch;
-    /// A whole number from 0.
-    Count -> u32, "whole number", "be an integer greater than or equal to 0",
-        ["0", "12", "'3'", "1_000"], ["-1", "1.5", "many"], whole;
     /// A whole number from 1.
     Positive -> u32, "whole number from 1", "be an integer greater than or equal to 1",
-        ["1", "12", "'3'"], ["0", "-1", "x"], |text| whole(text).filter(|n| *n >= 1);
+        ["1", "12", "'3'", "0x1F"], ["0", "-1", "x"], |text| whole(text).filter(|n| *n >= 1);
     /// A number of bytes.
     Bytes -> u64, "bytes", "be a number of bytes greater than 0",
-        ["1", "16384", "'65536'"], ["0", "-1", "1M"], |text| whole(text).filter(|n| *n >= 1).map(u64::from);
+        ["1", "16384", "'65536'"], ["0", "-1", "1M"], |text| number::whole(text).filter(|n| *n >= 1);
     /// A TCP port.
     Port -> u16, "port", "be a port number from 1 to 65535",
-        ["22", "'33774'"], ["0", "65536", "ssh"], |text| text.parse().ok().filter(|port| *port != 0);
+        ["22", "'33774'"], ["0", "65536", "ssh"], |text| whole(text).and_then(|n| n.try_into().ok()).filter(|port| *port != 0);
     /// A length of time in seconds.
     Seconds -> Duration, "seconds", "be a number of seconds greater than or equal to 0",
         ["0", "30", "1.5", "'10'"], ["-1", "soon", "1h"], duration::seconds;
@@ -132,14 +127,62 @@ scalar_kinds! {
 
 fn switch(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Some(true),
-        "false" | "no" | "off" | "0" => Some(false),
+        "true" | "yes" | "on" | "y" | "1" => Some(true),
+        "false" | "no" | "off" | "n" | "0" => Some(false),
         _ => None,
     }
 }
 
 fn whole(text: &str) -> Option<u32> {
-    text.strip_prefix('+').unwrap_or(text).replace('_', "").parse().ok()
+    number::whole(text).and_then(|number| number.try_into().ok())
+}
+
+/// true or false, in any YAML 1.1 spelling, quoted or not. Nothing is false, as it was for the Python program.
+#[derive(Debug)]
+pub struct Switch;
+impl Value for Switch {
+    type Out = bool;
+    const KIND: Kind = Kind {
+        name: "true or false",
+        expected: "be true or false",
+        valid: &["true", "no", "On", "'yes'", "1"],
+        invalid: &["maybe", "2", "{}"],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<bool, Complaint> {
+        if matches!(node.content, Content::Null) {
+            problems.warn(node.place, format!("`{key}` has no value; it is taken as false"));
+            return Ok(false);
+        }
+        scalar(key, &node, Self::KIND.expected, switch)
+    }
+}
+
+/// A whole number from 0. A boolean is 1 or 0, as it was for the Python program: `push_retries: no`.
+#[derive(Debug)]
+pub struct Count;
+impl Value for Count {
+    type Out = u32;
+    const KIND: Kind = Kind {
+        name: "whole number",
+        expected: "be an integer greater than or equal to 0",
+        valid: &["0", "12", "'3'", "1_000", "30.0"],
+        invalid: &["-1", "1.5", "many"],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<u32, Complaint> {
+        let mut meant = None;
+        let count = scalar(key, &node, Self::KIND.expected, |text| {
+            whole(text).or_else(|| {
+                meant = switch(text).map(u32::from);
+                meant
+            })
+        });
+        if let Some(number) = meant {
+            problems.warn(node.place, format!("`{key}` should be a number; it is taken as {number}"));
+        }
+        count
+    }
 }
 
 /// A length of time like `1h30m`; null is none.

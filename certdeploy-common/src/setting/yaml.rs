@@ -72,12 +72,23 @@ pub fn parse(text: &str) -> Result<Node, Complaint> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_file(text: &str, file: u16) -> Result<Node, Complaint> {
-    let options = serde_yaml::options! { duplicate_keys: DuplicateKeyPolicy::Error };
+    // Ten thousand targets that share one anchor are fine; what stays bounded is what aliases may multiply.
+    let options = serde_yaml::options! {
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        budget: serde_yaml::budget! {
+            max_events: 8_000_000,
+            max_nodes: 4_000_000,
+            max_aliases: 100_000,
+            max_merge_keys: 100_000,
+            enforce_alias_anchor_ratio: false,
+        },
+    };
     let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
         let at = error.location();
         let place = at.map_or(Place { file, ..Place::default() }, |at| place(&at, file));
         let message = error.without_snippet().to_string();
-        Complaint::new(place, format!("not valid YAML: {}", words(message.lines().next().unwrap_or_default())))
+        let message = words(message.lines().next().unwrap_or_default());
+        Complaint::new(place, format!("not valid YAML: {message}{}", advice(message)))
     })?;
     Ok(node(raw, text, file))
 }
@@ -87,6 +98,21 @@ fn words(message: &str) -> &str {
     let ends = [", set DuplicateKeyPolicy", "; use from_str", " at line "];
     let end = ends.iter().filter_map(|end| message.find(end)).min();
     end.and_then(|end| message.get(..end)).unwrap_or(message)
+}
+
+/// What people most often meant.
+fn advice(message: &str) -> &'static str {
+    if message.contains("alias") {
+        " (a value that begins with `*` or `&` must stand in quotes, like '*.example.com')"
+    } else if message.contains("unexpected character") {
+        " (a value that begins with it must stand in quotes)"
+    } else if message.contains("tabs disallowed") {
+        " (indent with blanks)"
+    } else if message.contains("mapping values are not allowed") {
+        " (look at the indentation; a value with `: ` in it must stand in quotes)"
+    } else {
+        ""
+    }
 }
 
 fn node(raw: Spanned<Raw>, text: &str, file: u16) -> Node {
@@ -241,5 +267,40 @@ mod tests {
         let twice = parse("a: 1\na: 2\n").unwrap_err();
         assert_eq!((twice.place.line, twice.message.as_str()), (2, "not valid YAML: duplicate mapping key: a"));
         assert_eq!(parse("a: 1\nb: [\n").unwrap_err().place.line, 2);
+    }
+
+    #[test]
+    fn files_as_editors_and_other_programs_leave_them_are_read() {
+        for text in
+            ["\u{feff}a: 1\n", "a: 1\r\n", "---\na: 1\n...\n", "%YAML 1.1\n---\na: 1\n", "{\"a\": 1,}", "# c\na: 1"]
+        {
+            assert!(show(&parse(text).unwrap()).ends_with(":1}"), "{text:?}");
+        }
+        for text in ["", "\n\n", "# only a comment\n", "---\n", "--- ~\n"] {
+            assert!(matches!(parse(text).unwrap().content, Content::Null), "{text:?}");
+        }
+        for (text, line, want) in [
+            ("a:\n\tb: 1\n", 2, "(indent with blanks)"),
+            ("a: 1\n---\nb: 2\n", 3, "multiple YAML documents"),
+            ("a:\n  - *.example.com\n", 2, "must stand in quotes, like '*.example.com'"),
+            ("a: `x`\n", 1, "must stand in quotes"),
+            ("a: b: c\n", 1, "look at the indentation"),
+            ("b: *nix\n", 1, "unknown anchor"),
+            ("a: 1\n  b: 2\n", 2, "look at the indentation"),
+        ] {
+            let complaint = parse(text).unwrap_err();
+            assert_eq!(complaint.place.line, line, "{text:?}");
+            assert!(complaint.message.contains(want), "{text:?}: {}", complaint.message);
+        }
+    }
+
+    #[test]
+    fn one_anchor_may_serve_thousands_but_not_multiply_itself() {
+        let shared: String = (0..3_000).map(|n| format!("  - {{<<: *d, n: {n}}}\n")).collect();
+        assert!(parse(&format!("d: &d {{port: 22}}\nl:\n{shared}")).is_ok());
+        let tens = |n: usize| vec![format!("*a{}", n - 1); 10].join(",");
+        let bomb: String = (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", tens(n))).collect();
+        assert!(parse(&format!("a0: &a0 [x]\n{bomb}")).unwrap_err().message.contains("budget"));
+        assert!(parse(&"[".repeat(100_000)).unwrap_err().message.contains("recursion limit"));
     }
 }
