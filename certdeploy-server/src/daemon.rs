@@ -3,20 +3,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use certdeploy_common::daemon::shutdown;
 use certdeploy_common::fs::lock::{self, Lock};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use crate::clock::{self, Millis};
+use crate::clock;
 use crate::config::Settings;
 use crate::dispatch::wake::Wake;
 use crate::dispatch::{Dispatcher, Ended, Mode};
 use crate::push::Ssh;
 use crate::queue::{Check, Queue, QueueError};
-use crate::renew::certbot;
-use crate::renew::schedule::Schedule;
+use crate::renew::{self, Renewed};
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +29,6 @@ pub enum DaemonError {
     #[error("the daemon cannot start: {0}")]
     System(#[from] std::io::Error),
 }
-
-/// The note that says when certbot last ran to its end.
-const RENEWED_AT: &str = "renewed_at";
-/// How often the schedule is asked.
-const TICK: Duration = Duration::from_secs(1);
-/// A clock that was set back further than this starts the schedule anew.
-const SET_BACK: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT, or until something fails and `fail_fast` is set.
 ///
@@ -60,8 +51,8 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, config: &Path) -> Result<End
         settings.live_directory.display()
     );
     let dispatcher = Dispatcher::new(Arc::clone(&settings), queue, ssh, Mode::Daemon, clock::now);
-    let renewing = Renewing { settings, config: config.to_owned(), stop: stop.clone() };
-    let renewals = tokio::spawn(renewing.run());
+    let (_settings, current) = watch::channel(settings);
+    let renewals = tokio::spawn(renew::run(current, config.to_owned(), stop.clone()));
     let ended = dispatcher.run(stop.clone(), wake.as_ref().ok()).await;
     stop.cancel();
     let failed = renewals.await.unwrap_or(Renewed::Quietly) == Renewed::FailedFast;
@@ -80,77 +71,5 @@ fn warn_of_tmpfs(queue_dir: &Path) {
             "queue_dir `{}` is on a tmpfs: a restart of the host forgets it. Set `queue_dir` to a directory on a disk",
             queue_dir.display()
         );
-    }
-}
-
-/// How the renewals ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Renewed {
-    Quietly,
-    FailedFast,
-}
-
-/// certbot by schedule, beside the pushing.
-struct Renewing {
-    settings: Arc<Settings>,
-    config: PathBuf,
-    stop: CancellationToken,
-}
-
-impl Renewing {
-    async fn run(self) -> Renewed {
-        let policy = &self.settings.renew;
-        if certbot::program(policy).is_none() {
-            tracing::warn!("There is no `certbot` in PATH and no `renew_exec`: this daemon only pushes");
-            return Renewed::Quietly;
-        }
-        let mut schedule = Schedule::new(policy.interval);
-        let mut due = policy.interval.overdue(self.last(), clock::now());
-        let mut before = clock::now();
-        while !self.stop.is_cancelled() {
-            if due && self.renew().await == Renewed::FailedFast {
-                self.stop.cancel();
-                return Renewed::FailedFast;
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(TICK) => {}
-            }
-            let now = clock::now();
-            if now.after(SET_BACK) < before {
-                tracing::info!("The clock was set back; the renewal schedule starts anew");
-                schedule = Schedule::new(policy.interval);
-            }
-            before = now;
-            due = schedule.due();
-        }
-        Renewed::Quietly
-    }
-
-    async fn renew(&self) -> Renewed {
-        match certbot::run(&self.settings.renew, &self.config, &self.stop).await {
-            Ok(()) => self.remember(),
-            Err(certbot::RenewError::Stopped { program }) => tracing::info!("Ended `{program}`"),
-            Err(error) if self.settings.fail_fast => {
-                tracing::error!("CertDeployError: Failed to run: {error}");
-                return Renewed::FailedFast;
-            }
-            Err(error) => tracing::error!("Failed to renew or check for renewable certificates. {error}"),
-        }
-        Renewed::Quietly
-    }
-
-    fn last(&self) -> Option<Millis> {
-        let mut queue = Queue::open(&self.settings.queue_dir, Check::Opening, clock::now()).ok()?;
-        queue.note(RENEWED_AT).ok()??.parse().ok().map(Millis)
-    }
-
-    fn remember(&self) {
-        let now = clock::now();
-        let written = Queue::open(&self.settings.queue_dir, Check::Opening, now)
-            .and_then(|mut queue| queue.write_note(RENEWED_AT, &now.0.to_string()));
-        if let Err(error) = written {
-            tracing::warn!("The time of this renewal could not be written down: {error}");
-        }
     }
 }
