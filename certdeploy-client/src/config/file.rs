@@ -4,7 +4,9 @@
 use certdeploy_common::setting::value::{
     Bytes, Delay, Given, Level, List, Maybe, ModeText, Nested, PathText, Port, Positive, Seconds, Switch, Text,
 };
-use certdeploy_common::{scalar_kinds, settings};
+use certdeploy_common::settings;
+
+use super::kinds::{TextMap, UpdateTypeText};
 
 settings! {
     /// Keys of `client.yml`.
@@ -14,6 +16,12 @@ settings! {
         sftpd: Nested<SftpdFile> = yaml "null", old [], "The embedded SFTP daemon, see below.";
         update_services: List<Nested<UpdateFile>> = yaml "[]", old ["update_sevices"], "What uses the certificates and is updated after a deployment, in this order, see below.";
         update_delay: Delay = yaml "1h", old [], "How long the daemon waits after the last deployment before it runs the updates, as numbers with the units `w`, `d`, `h`, `m`, `s`. `null` or `0` is no delay.";
+        systemd_exec: Maybe<PathText> = yaml "null", old [], "The `systemctl` to run for `systemd` updates. Not given: systemd is asked over D-Bus.";
+        rc_service_exec: Maybe<PathText> = yaml "null", old [], "The `service` to run for `rc` updates. Not given: `service` in `PATH`.";
+        init_timeout: Maybe<Seconds> = yaml "300", old ["systemd_timeout"], "How long a `systemd` or `rc` update may take, in seconds. `null` waits for ever.";
+        docker_url: Text = yaml "unix:///var/run/docker.sock", old [], "Where the Docker engine listens: `unix://PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`. `DOCKER_HOST` is not heeded.";
+        docker_timeout: Maybe<Seconds> = yaml "10", old [], "How long a container may take to end before the engine kills it, in seconds. `null`: as the container says.";
+        docker_service_timeout: Maybe<Seconds> = yaml "300", old [], "How long the rollout of a swarm service is waited for, in seconds. `null` waits for ever.";
         script_timeout: Maybe<Seconds> = yaml "600", old [], "How long a `script` may run, in seconds. `null` waits for ever.";
         keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included.";
         generation_min_age: Seconds = yaml "60", old [], "How long a replaced set of files is kept at least, in seconds, for programs that are still reading it.";
@@ -49,10 +57,18 @@ settings! {
 settings! {
     /// Keys of an entry of `update_services`.
     pub struct UpdateFile ("update_services option") {
-        r#type: UpdateTypeText = required, old [], "What kind of thing is updated: `script`.";
-        name: Text = required, old [], "For `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory.";
-        args: List<Text> = yaml "[]", old [], "For `script`: its arguments.";
-        timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. Not given: `script_timeout`.";
+        r#type: UpdateTypeText = required, old [], "What kind of thing is updated: `systemd`, `rc`, `script`, `docker_container` or `docker_service`.";
+        name: Maybe<Text> = yaml "null", old [], "`systemd`: the unit with its ending, like `nginx.service`. `rc`: the service. `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory. `docker_...`: the exact name; with `filters` only a label.";
+        action: Maybe<Text> = yaml "null", old [], "`systemd`: `restart` (default), `reload`, `reload-or-restart`, `try-restart`, `start` or `stop`. `rc`: `restart` (default) or `reload`. `docker_container`: `restart` (default), `start`, `stop`, `signal` or `exec`.";
+        args: List<Text> = yaml "[]", old [], "`script`: its arguments.";
+        env: Maybe<TextMap> = yaml "null", old [], "`script`: variables it gets as well.";
+        cwd: Maybe<PathText> = yaml "null", old [], "`script`: the directory it starts in. Not given: that of the client.";
+        filters: Maybe<TextMap> = yaml "null", old [], "`docker_...`: the engine's filters, like `label: [restart_on_cert_update]`. Everything that matches all of them is updated.";
+        signal: Maybe<Text> = yaml "null", old [], "`docker_container`: the signal for `action: signal`, like `HUP`.";
+        exec: List<Text> = yaml "[]", old [], "`docker_container`: the command for `action: exec`, run inside the container without a shell.";
+        lineages: List<Text> = yaml "[]", old [], "Only when one of these lineages changed.";
+        domains: List<Text> = yaml "[]", old [], "Only when a lineage changed whose certificate has one of these names. Not given, like `lineages`: when any lineage changed.";
+        timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. Not given: `init_timeout`, `script_timeout` or `docker_timeout`.";
     }
 }
 
@@ -64,17 +80,4 @@ settings! {
         owner: Maybe<Text> = yaml "null", old [], "The owner of files and directories, by name or id. Not given: the user the client runs as.";
         group: Maybe<Text> = yaml "null", old [], "The group of files and directories, by name or id. Not given: that of the user the client runs as.";
     }
-}
-
-/// The kinds of updates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpdateType {
-    /// An executable of the user's.
-    Script,
-}
-
-scalar_kinds! {
-    /// `type` of an update.
-    UpdateTypeText -> UpdateType, "update type", "be `script`",
-        ["script"], ["scripts"], |text| (text == "script").then_some(UpdateType::Script);
 }

@@ -1,7 +1,9 @@
 //! Config: the file as written -> [`Settings`], valid by construction. Only `Settings` leaves this folder.
 
 pub mod file;
+pub mod kinds;
 pub mod settings;
+mod updates;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use certdeploy_common::setting::place::{ConfigError, ConfigWarning};
 use certdeploy_common::setting::{Problems, yaml};
 
 pub use file::ClientFile;
-pub use settings::{Permissions, Script, Settings, Sftpd};
+pub use settings::{Permissions, Settings, Sftpd};
 
 /// Why there is no config.
 #[derive(Debug, thiserror::Error)]

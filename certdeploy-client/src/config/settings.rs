@@ -1,7 +1,6 @@
 //! [`ClientFile`] -> [`Settings`]: the values made strong, the files they name looked at, each failure at its place.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +10,9 @@ use certdeploy_common::setting::{Complaint, Located, Place, Problems};
 use certdeploy_common::ssh::key;
 use russh::keys::{PrivateKey, PublicKey};
 
-use super::file::{ClientFile, PermissionsFile, SftpdFile, UpdateFile, UpdateType};
-use crate::update::Updater;
+use super::file::{ClientFile, PermissionsFile, SftpdFile};
+use super::updates;
+use crate::update::Entry;
 
 /// Everything the program runs by; immutable once made.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Settings {
     /// Why there is no receiver's part, for the message of `--daemon`.
     pub no_sftpd: Option<Complaint>,
     /// What is updated after a deployment, in order.
-    pub updates: Vec<Updater>,
+    pub updates: Vec<Entry>,
     /// How long the daemon waits before it runs them.
     pub update_delay: Duration,
     /// How many generations are kept.
@@ -98,17 +98,6 @@ pub struct Permissions {
     pub group: Option<u32>,
 }
 
-/// A script, its arguments and its limit.
-#[derive(Debug, Clone)]
-pub struct Script {
-    /// The executable.
-    pub path: PathBuf,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// How long it may run; `None` for ever.
-    pub timeout: Option<Duration>,
-}
-
 /// Turns what the file says into what the program runs by.
 ///
 /// # Errors
@@ -120,12 +109,13 @@ pub fn check(file: ClientFile, path: &Path) -> Result<(Settings, Vec<ConfigWarni
 }
 
 fn settings(file: ClientFile, problems: &mut Problems) -> Option<Settings> {
+    let common = updates::Common::of(&file, problems);
     let destination = directory("destination", file.destination, problems);
     let source = directory("source", file.source, problems);
     let permissions = permissions(file.file_permissions.value, problems);
-    let script_timeout = file.script_timeout.value;
-    let updates: Vec<Option<Updater>> =
-        file.update_services.value.into_iter().map(|entry| updater(entry.value, script_timeout, problems)).collect();
+    let entries = file.update_services.value;
+    let updates: Option<Vec<Option<Entry>>> =
+        common.map(|common| entries.into_iter().map(|entry| updates::entry(entry, &common, problems)).collect());
     let no_key = file.sftpd.value.privkey_filename.value.is_none().then(|| {
         Complaint::new(file.sftpd.place, "Invalid sftpd option: `privkey_filename` is needed with --daemon; make a key with `certdeploy-client keygen PATH`")
     });
@@ -138,7 +128,7 @@ fn settings(file: ClientFile, problems: &mut Problems) -> Option<Settings> {
         source: source?,
         sftpd,
         no_sftpd: no_key,
-        updates: updates.into_iter().collect::<Option<_>>()?,
+        updates: updates?.into_iter().collect::<Option<_>>()?,
         update_delay: file.update_delay.value,
         keep_generations: usize::try_from(file.keep_generations.value).unwrap_or(usize::MAX),
         generation_min_age: file.generation_min_age.value,
@@ -229,36 +219,6 @@ fn listen(address: &Located<Option<String>>, port: u16, problems: &mut Problems)
             None
         }
     }
-}
-
-fn updater(file: UpdateFile, default: Option<Duration>, problems: &mut Problems) -> Option<Updater> {
-    match file.r#type.value {
-        UpdateType::Script => {
-            let Some(path) = executable(&file.name.value) else {
-                let must =
-                    "be an executable: an absolute path, a name in PATH, or a path relative to the working directory";
-                problems.error(Complaint::value(file.name.place, &file.name.value, "name", must));
-                return None;
-            };
-            Some(Updater::Script(Script {
-                path,
-                args: file.args.value.into_iter().map(|arg| arg.value).collect(),
-                timeout: file.timeout.value.unwrap_or(default),
-            }))
-        }
-    }
-}
-
-/// Absolute, else looked up in `PATH`, else relative to the working directory.
-fn executable(name: &str) -> Option<PathBuf> {
-    let runs = |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    let path = Path::new(name);
-    if path.is_absolute() {
-        return runs(path).then(|| path.to_owned());
-    }
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&search).map(|dir| dir.join(path)).find(|path| runs(path));
-    found.or_else(|| std::path::absolute(path).ok().filter(|path| runs(path)))
 }
 
 fn permissions(file: PermissionsFile, problems: &mut Problems) -> Option<Permissions> {

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -45,6 +45,15 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How often a text file that is still busy (ETXTBSY: just written) is tried.
 const BUSY_TRIES: u32 = 5;
 
+/// What a command gets beside its arguments.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Variables beside those that it inherits.
+    pub environment: Vec<(String, String)>,
+    /// Where it starts; `None` where we are.
+    pub directory: Option<PathBuf>,
+}
+
 /// Runs `program` and waits for it, for ever if `limit` is `None`.
 ///
 /// # Errors
@@ -52,7 +61,7 @@ const BUSY_TRIES: u32 = 5;
 pub async fn run(
     program: &Path,
     args: &[String],
-    environment: &[(&'static str, String)],
+    surroundings: &Surroundings,
     limit: Option<Duration>,
 ) -> Result<(), CommandError> {
     let mut command = Command::new(program);
@@ -63,7 +72,10 @@ pub async fn run(
             command.env_remove(name);
         }
     }
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command.envs(surroundings.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(directory) = &surroundings.directory {
+        command.current_dir(directory);
+    }
     let mut child = start(&mut command).await?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -168,8 +180,9 @@ mod tests {
         let path = dir.path().join("script");
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let environment = [("CERTDEPLOY_LINEAGES", "a".to_owned())];
-        run(&path, &["one two".to_owned()], &environment, Some(limit)).await.map_err(|error| error.to_string())
+        let environment = vec![("CERTDEPLOY_LINEAGES".to_owned(), "a".to_owned())];
+        let surroundings = Surroundings { environment, directory: None };
+        run(&path, &["one two".to_owned()], &surroundings, Some(limit)).await.map_err(|error| error.to_string())
     }
 
     #[tokio::test]
@@ -179,7 +192,8 @@ mod tests {
         let failed = script("echo begin; echo no such thing >&2; exit 7", minute).await;
         assert_eq!(failed, Err("it returned 7; it last said: no such thing".to_owned()));
         assert_eq!(script("kill -9 $$", minute).await, Err("it was killed by signal 9".to_owned()));
-        let missing = run(Path::new("/nonexistent"), &[], &[], None).await.unwrap_err().to_string();
+        let missing =
+            run(Path::new("/nonexistent"), &[], &Surroundings::default(), None).await.unwrap_err().to_string();
         assert!(missing.starts_with("cannot start it: No such file"), "{missing}");
     }
 

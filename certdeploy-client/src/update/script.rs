@@ -1,7 +1,25 @@
 //! Updates of type `script`: the user's executable, told what changed by its environment.
 
-use super::{Batch, UpdateError, command};
-use crate::config::Script;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::command::{self, Surroundings};
+use super::{Batch, UpdateError};
+
+/// A script, its arguments and its limit.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables it gets beside ours.
+    pub env: Vec<(String, String)>,
+    /// Where it starts; `None` where we are.
+    pub cwd: Option<PathBuf>,
+    /// How long it may run; `None` for ever.
+    pub timeout: Option<Duration>,
+}
 
 /// Runs the script and waits for it.
 ///
@@ -9,7 +27,10 @@ use crate::config::Script;
 /// It cannot be started, fails, or takes too long.
 pub async fn run(script: &Script, batch: &Batch) -> Result<(), UpdateError> {
     let failed = |source| UpdateError::Script { path: script.path.clone(), source };
-    command::run(&script.path, &script.args, &environment(batch), script.timeout).await.map_err(failed)?;
+    let ours = environment(batch).into_iter().map(|(name, value)| (name.to_owned(), value));
+    let surroundings =
+        Surroundings { environment: script.env.iter().cloned().chain(ours).collect(), directory: script.cwd.clone() };
+    command::run(&script.path, &script.args, &surroundings, script.timeout).await.map_err(failed)?;
     tracing::info!("Script {} returned=0", script.path.display());
     Ok(())
 }

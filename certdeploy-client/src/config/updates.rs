@@ -1,0 +1,244 @@
+//! Entries of `update_services` -> [`Entry`]: what each kind of update needs, and nothing else. It looks at the
+//! executables that are named; it must not run anything.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use certdeploy_common::cert::{Domain, Lineage};
+use certdeploy_common::setting::{Complaint, Located, Place, Problems};
+
+use super::file::{ClientFile, UpdateFile};
+use super::kinds::UpdateType;
+use crate::update::docker::{Engine, Selection, container, service};
+use crate::update::{Entry, Only, Updater, rc, script, systemd};
+
+/// What the entries have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    systemd_exec: Option<PathBuf>,
+    rc_service_exec: Located<Option<PathBuf>>,
+    init_timeout: Option<Duration>,
+    script_timeout: Option<Duration>,
+    docker_timeout: Option<Duration>,
+    docker_service_timeout: Option<Duration>,
+    engine: Engine,
+}
+
+impl Common {
+    pub(super) fn of(file: &ClientFile, problems: &mut Problems) -> Option<Self> {
+        let url = &file.docker_url;
+        let engine = Engine::parse(&url.value)
+            .map_err(|must| problems.error(Complaint::value(url.place, &url.value, "docker_url", must)));
+        Some(Self {
+            systemd_exec: file.systemd_exec.value.clone(),
+            rc_service_exec: file.rc_service_exec.clone(),
+            init_timeout: file.init_timeout.value,
+            script_timeout: file.script_timeout.value,
+            docker_timeout: file.docker_timeout.value,
+            docker_service_timeout: file.docker_service_timeout.value,
+            engine: engine.ok()?,
+        })
+    }
+}
+
+/// Reads one entry; what is wrong goes to `problems`.
+pub(super) fn entry(file: Located<UpdateFile>, common: &Common, problems: &mut Problems) -> Option<Entry> {
+    let Located { value: file, place } = file;
+    unused(&file, problems);
+    let only = only(&file, problems);
+    let updater = match file.r#type.value {
+        UpdateType::Systemd => unit(&file, place, common, problems).map(Updater::Unit),
+        UpdateType::Rc => rc_service(&file, place, common, problems).map(Updater::Rc),
+        UpdateType::Script => script(&file, place, common, problems).map(Updater::Script),
+        UpdateType::DockerContainer => docker_container(&file, place, common, problems).map(Updater::Container),
+        UpdateType::DockerService => docker_service(&file, place, common, problems).map(Updater::Service),
+    };
+    Some(Entry { updater: updater?, only: only? })
+}
+
+/// A key that means nothing for this kind of update is said, as one that is misspelt would be.
+fn unused(file: &UpdateFile, problems: &mut Problems) {
+    use UpdateType::{DockerContainer, DockerService, Rc, Script, Systemd};
+    let kind = file.r#type.value;
+    let given: [(&str, Place, bool, &[UpdateType]); 7] = [
+        ("action", file.action.place, file.action.value.is_some(), &[Systemd, Rc, DockerContainer]),
+        ("args", file.args.place, !file.args.value.is_empty(), &[Script]),
+        ("env", file.env.place, file.env.value.is_some(), &[Script]),
+        ("cwd", file.cwd.place, file.cwd.value.is_some(), &[Script]),
+        ("filters", file.filters.place, file.filters.value.is_some(), &[DockerContainer, DockerService]),
+        ("signal", file.signal.place, file.signal.value.is_some(), &[DockerContainer]),
+        ("exec", file.exec.place, !file.exec.value.is_empty(), &[DockerContainer]),
+    ];
+    for (key, place, given, kinds) in given {
+        if given && !kinds.contains(&kind) {
+            problems.warn(place, format!("`{key}` means nothing for `type: {}`", kind.as_str()));
+        }
+    }
+}
+
+fn only(file: &UpdateFile, problems: &mut Problems) -> Option<Only> {
+    let before = problems.errors.len();
+    let mut only = Only::default();
+    for name in &file.lineages.value {
+        match name.value.parse::<Lineage>() {
+            Ok(lineage) => _ = only.lineages.insert(lineage),
+            Err(error) => {
+                let message = format!("Invalid value \"{}\" for `lineages`. {error}", name.value);
+                problems.error(Complaint::new(name.place, message));
+            }
+        }
+    }
+    for name in &file.domains.value {
+        match name.value.parse::<Domain>() {
+            Ok(domain) => _ = only.domains.insert(domain),
+            Err(_) => problems.error(Complaint::value(name.place, &name.value, "domains", "hold domain names only")),
+        }
+    }
+    (problems.errors.len() == before).then_some(only)
+}
+
+fn name(file: &UpdateFile, place: Place, problems: &mut Problems) -> Option<String> {
+    let name = file.name.value.clone().filter(|name| !name.is_empty());
+    if name.is_none() {
+        let kind = file.r#type.value.as_str();
+        problems.error(Complaint::new(place, format!("Invalid update_services option: `type: {kind}` needs a `name`")));
+    }
+    name
+}
+
+fn action<T>(file: &UpdateFile, problems: &mut Problems, must: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    // As the Python program: neither case nor blanks matter.
+    let text = file.action.value.as_deref().unwrap_or("restart").trim().to_ascii_lowercase();
+    let parsed = parse(&text);
+    if parsed.is_none() {
+        problems.error(Complaint::value(file.action.place, &text, "action", must));
+    }
+    parsed
+}
+
+fn unit(file: &UpdateFile, place: Place, common: &Common, problems: &mut Problems) -> Option<systemd::Unit> {
+    let must = "be restart, reload, reload-or-restart, try-restart, start or stop";
+    let name = name(file, place, problems);
+    let action = action(file, problems, must, systemd::Action::parse);
+    let name = name?;
+    if !systemd::is_unit_name(&name) {
+        let must = "be a unit's full name, like nginx.service";
+        problems.error(Complaint::value(file.name.place, &name, "name", must));
+        return None;
+    }
+    let timeout = file.timeout.value.unwrap_or(common.init_timeout);
+    Some(systemd::Unit { name, action: action?, executable: common.systemd_exec.clone(), timeout })
+}
+
+fn rc_service(file: &UpdateFile, place: Place, common: &Common, problems: &mut Problems) -> Option<rc::Service> {
+    let name = name(file, place, problems);
+    let action = action(file, problems, "be restart or reload", rc::Action::parse);
+    let given = &common.rc_service_exec;
+    let wanted = given.value.as_deref().unwrap_or(Path::new("service"));
+    let Some(executable) = executable(wanted) else {
+        let complaint = match given.value {
+            Some(_) => Complaint::value(given.place, &wanted.display().to_string(), "rc_service_exec", EXECUTABLE),
+            None => Complaint::new(
+                file.r#type.place,
+                "Invalid update_services option: there is no `service` in PATH for `type: rc`; set `rc_service_exec`",
+            ),
+        };
+        problems.error(complaint);
+        return None;
+    };
+    let timeout = file.timeout.value.unwrap_or(common.init_timeout);
+    Some(rc::Service { name: name?, action: action?, executable, timeout })
+}
+
+const EXECUTABLE: &str =
+    "be an executable: an absolute path, a name in PATH, or a path relative to the working directory";
+
+fn script(file: &UpdateFile, place: Place, common: &Common, problems: &mut Problems) -> Option<script::Script> {
+    let name = name(file, place, problems)?;
+    let Some(path) = executable(Path::new(&name)) else {
+        problems.error(Complaint::value(file.name.place, &name, "name", EXECUTABLE));
+        return None;
+    };
+    let env = file.env.value.iter().flatten();
+    Some(script::Script {
+        path,
+        args: file.args.value.iter().map(|arg| arg.value.clone()).collect(),
+        env: env.map(|(name, values)| (name.clone(), values.join(" "))).collect(),
+        cwd: file.cwd.value.clone(),
+        timeout: file.timeout.value.unwrap_or(common.script_timeout),
+    })
+}
+
+/// Absolute, else looked up in `PATH`, else relative to the working directory.
+fn executable(path: &Path) -> Option<PathBuf> {
+    let runs = |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+    if path.is_absolute() {
+        return runs(path).then(|| path.to_owned());
+    }
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&search).map(|dir| dir.join(path)).find(|path| runs(path));
+    found.or_else(|| std::path::absolute(path).ok().filter(|path| runs(path)))
+}
+
+fn selection(file: &UpdateFile, place: Place, problems: &mut Problems) -> Option<Selection> {
+    let selection = Selection::new(file.name.value.as_deref(), file.filters.value.as_deref());
+    if selection.is_none() {
+        let kind = file.r#type.value.as_str();
+        let message = format!("Invalid update_services option: `type: {kind}` needs a `name` or `filters`");
+        problems.error(Complaint::new(place, message));
+    }
+    if let Some(name) = file.name.value.as_deref().filter(|name| name.ends_with(".service")) {
+        problems.warn(file.name.place, format!("\"{name}\" looks like a unit of systemd: that is `type: systemd`"));
+    }
+    selection
+}
+
+fn docker_container(
+    file: &UpdateFile,
+    place: Place,
+    common: &Common,
+    problems: &mut Problems,
+) -> Option<container::Container> {
+    let must = "be restart, start, stop, signal or exec";
+    let selection = selection(file, place, problems);
+    let exec: Vec<String> = file.exec.value.iter().map(|word| word.value.clone()).collect();
+    let signal = file.signal.value.clone();
+    let written = file.action.value.as_deref().map(|text| text.trim().to_ascii_lowercase());
+    let action = match (written.as_deref(), signal, exec.is_empty()) {
+        (None | Some("signal"), Some(signal), true) => Some(container::Action::Signal(signal)),
+        (None | Some("exec"), None, false) => Some(container::Action::Exec(exec)),
+        (None | Some("restart"), None, true) => Some(container::Action::Restart),
+        (Some("start"), None, true) => Some(container::Action::Start),
+        (Some("stop"), None, true) => Some(container::Action::Stop),
+        (Some("signal"), None, _) => missing("signal", file, problems),
+        (Some("exec"), _, true) => missing("exec", file, problems),
+        (Some("restart" | "start" | "stop" | "signal" | "exec") | None, _, _) => {
+            let message = "Invalid update_services option: `signal` and `exec` go with their own `action` only";
+            problems.error(Complaint::new(place, message));
+            None
+        }
+        (Some(other), _, _) => {
+            problems.error(Complaint::value(file.action.place, other, "action", must));
+            None
+        }
+    };
+    let grace = file.timeout.value.unwrap_or(common.docker_timeout);
+    Some(container::Container { selection: selection?, action: action?, engine: common.engine.clone(), grace })
+}
+
+fn missing<T>(key: &str, file: &UpdateFile, problems: &mut Problems) -> Option<T> {
+    let message = format!("Invalid update_services option: `action: {key}` needs `{key}`");
+    problems.error(Complaint::new(file.action.place, message));
+    None
+}
+
+fn docker_service(
+    file: &UpdateFile,
+    place: Place,
+    common: &Common,
+    problems: &mut Problems,
+) -> Option<service::Service> {
+    let timeout = file.timeout.value.unwrap_or(common.docker_service_timeout);
+    Some(service::Service { selection: selection(file, place, problems)?, engine: common.engine.clone(), timeout })
+}
