@@ -9,9 +9,10 @@ pub mod upload;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::cert::{Bundle, Domain, Lineage};
-use certdeploy_common::wire::{Holdings, Receipt};
+use certdeploy_common::wire::{Held, Holdings, Receipt};
 use russh::keys::PrivateKey;
 
 pub use error::Error;
@@ -44,6 +45,8 @@ pub enum Answer {
     Receipt(Receipt),
     /// A plain peer has the files; it says no more.
     Placed,
+    /// Nothing was sent: it says that it holds just this.
+    Holds(Held),
 }
 
 /// What came of a visit.
@@ -58,22 +61,43 @@ pub struct Visit {
 /// Whether a target is asked what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// Yes.
+    /// Yes, when everything is sent.
     Holdings,
+    /// Yes, before anything is sent; what it holds already is not sent unless it is forced.
+    First,
     /// No.
     Nothing,
 }
 
 /// A way to targets. The one trait of ours: retries and back-off are tested with another.
 pub trait Transport: Send + Sync + 'static {
-    /// Brings all parcels to the target, in order, and asks what it holds if wanted.
-    fn visit(&self, target: &Target, parcels: Vec<Parcel>, ask: Ask) -> impl Future<Output = Visit> + Send;
+    /// A connection to one target, logged in.
+    type Line: Send;
+
+    /// Connects and logs in. It may take as long as it takes to find out that nobody answers, so more targets are
+    /// connected to at once than are pushed to.
+    fn connect(&self, target: &Target) -> impl Future<Output = Result<Self::Line, Error>> + Send;
+
+    /// Brings all parcels to the target, in order, asks what it holds if wanted, and ends the connection.
+    fn visit(
+        &self,
+        line: Self::Line,
+        target: &Target,
+        parcels: Vec<Parcel>,
+        ask: Ask,
+    ) -> impl Future<Output = Visit> + Send;
 }
 
 /// SFTP over SSH.
 #[derive(Debug, Clone)]
 pub struct Ssh {
     key: Arc<PrivateKey>,
+}
+
+/// A session, and how much of the limits has gone into it.
+pub struct Line {
+    session: Session,
+    spent: Duration,
 }
 
 impl Ssh {
@@ -83,13 +107,28 @@ impl Ssh {
         Self { key }
     }
 
-    async fn each(&self, target: &Target, parcels: Vec<Parcel>, ask: Ask, visit: &mut Visit) {
-        let mut session: Option<Session> = None;
+    async fn each(&self, line: Line, target: &Target, parcels: Vec<Parcel>, ask: Ask, visit: &mut Visit) {
+        let mut spent = line.spent;
+        let mut session = Some(line.session);
         let mut over: Option<Error> = None;
+        let mut told = None;
+        if ask == Ask::First {
+            match rest(Step::Push, target.timeouts.push, spent, self.ask(target, &mut session)).await {
+                Ok(holdings) => told = holdings,
+                Err(error) if error.ends_visit() => over = Some(error),
+                Err(error) => tracing::debug!("{} does not say what it holds: {error}", target.id),
+            }
+        }
         for parcel in parcels {
-            let answer = match &over {
-                Some(error) => Err(error.clone()),
-                None => within(Step::Push, target.timeouts.push, self.push(target, &parcel, &mut session)).await,
+            let held = told.as_ref().and_then(|told: &Holdings| told.lineages.get(&parcel.lineage));
+            let held = held.filter(|held| !parcel.force && held.digest == parcel.bundle.digest());
+            let answer = match (&over, held) {
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(held)) => Ok(Answer::Holds(held.clone())),
+                (None, None) => {
+                    let push = self.push(target, &parcel, &mut session);
+                    rest(Step::Push, target.timeouts.push, std::mem::take(&mut spent), push).await
+                }
             };
             over = over.or_else(|| answer.as_ref().err().filter(|error| error.ends_visit()).cloned());
             if matches!(answer, Err(Error::Timeout { .. })) {
@@ -101,7 +140,7 @@ impl Ssh {
         if ask == Ask::Holdings {
             let asked = match over {
                 Some(error) => Err(error),
-                None => within(Step::Push, target.timeouts.push, self.ask(target, &mut session)).await,
+                None => rest(Step::Push, target.timeouts.push, spent, self.ask(target, &mut session)).await,
             };
             visit.holdings = Some(asked);
         }
@@ -142,17 +181,41 @@ impl Ssh {
 }
 
 impl Transport for Ssh {
-    async fn visit(&self, target: &Target, parcels: Vec<Parcel>, ask: Ask) -> Visit {
-        let count = parcels.len();
+    type Line = Line;
+
+    async fn connect(&self, target: &Target) -> Result<Line, Error> {
+        let start = tokio::time::Instant::now();
+        let open = within(Step::Push, target.timeouts.push, Session::open(target, &self.key, &target.timeouts));
+        let session = within(Step::Visit, target.timeouts.visit, open).await?;
+        Ok(Line { session, spent: start.elapsed() })
+    }
+
+    async fn visit(&self, line: Line, target: &Target, parcels: Vec<Parcel>, ask: Ask) -> Visit {
+        let (count, spent) = (parcels.len(), line.spent);
         let mut visit = Visit::default();
-        let limit = target.timeouts.visit;
         let each = async {
-            self.each(target, parcels, ask, &mut visit).await;
+            self.each(line, target, parcels, ask, &mut visit).await;
             Ok(())
         };
-        if let Err(error) = within(Step::Visit, limit, each).await {
+        if let Err(error) = rest(Step::Visit, target.timeouts.visit, spent, each).await {
             visit.answers.resize(count, Err(error));
         }
         visit
+    }
+}
+
+/// Gives `work` what is left of `limit`.
+async fn rest<T>(
+    step: Step,
+    limit: Option<Duration>,
+    spent: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let left = limit.map(|limit| limit.saturating_sub(spent));
+    match within(step, left, work).await {
+        Err(Error::Timeout { step: timed, .. }) if timed == step => {
+            Err(Error::Timeout { step, limit: limit.unwrap_or_default() })
+        }
+        done => done,
     }
 }
