@@ -144,7 +144,7 @@ impl Pairs {
 }
 
 /// The YAML of a default. The plain ones, nearly all, do without the parser: thousands of targets have dozens each.
-fn default(text: &str) -> Result<Node, Complaint> {
+pub(super) fn default(text: &str) -> Result<Node, Complaint> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.');
     let content = match text {
         "null" => Content::Null,

@@ -9,6 +9,7 @@ pub mod mode;
 pub mod number;
 pub mod place;
 pub mod value;
+pub mod write;
 pub mod yaml;
 
 pub use list::{Default, Section, Setting};

@@ -95,6 +95,19 @@ impl Problems {
         self.warnings.push(Complaint::new(place, message));
     }
 
+    /// Everything that was found, one line each in the order of the files: errors, then warnings, which say that they
+    /// are.
+    #[must_use]
+    pub fn lines(mut self, file: &Path) -> (Vec<String>, Vec<String>) {
+        let files = files(file, self.further);
+        let shown = |complaints: &mut Vec<Complaint>, word: &'static str| {
+            complaints.sort();
+            complaints.dedup();
+            complaints.iter().map(|complaint| Line { files: &files, complaint, word }.to_string()).collect()
+        };
+        (shown(&mut self.errors, ""), shown(&mut self.warnings, "warning: "))
+    }
+
     /// Turns what was read into a result: the value, if nothing was wrong.
     ///
     /// # Errors
@@ -122,7 +135,7 @@ pub struct ConfigWarning {
 
 impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        line(f, &self.files, &self.complaint)
+        Line { files: &self.files, complaint: &self.complaint, word: "" }.fmt(f)
     }
 }
 
@@ -142,6 +155,15 @@ impl ConfigError {
     }
 }
 
+impl ConfigError {
+    /// All of it, one line for each thing that is wrong.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let line = |complaint| Line { files: &self.files, complaint, word: "" }.to_string();
+        self.complaints.iter().map(line).collect()
+    }
+}
+
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
@@ -150,7 +172,7 @@ impl fmt::Display for ConfigError {
             if i > 0 {
                 writeln!(f)?;
             }
-            line(f, &self.files, complaint)?;
+            Line { files: &self.files, complaint, word: "" }.fmt(f)?;
         }
         match self.complaints.len().saturating_sub(COMPLAINTS) {
             0 => Ok(()),
@@ -163,13 +185,21 @@ fn files(first: &Path, further: Vec<PathBuf>) -> Vec<PathBuf> {
     std::iter::once(first.to_owned()).chain(further).collect()
 }
 
-fn line(f: &mut fmt::Formatter<'_>, files: &[PathBuf], complaint: &Complaint) -> fmt::Result {
-    let Complaint { place, message } = complaint;
-    let file = files.get(usize::from(place.file)).map(PathBuf::as_path).unwrap_or(Path::new("the config"));
-    if place.line == 0 {
-        write!(f, "{}: {message}", file.display())
-    } else {
-        write!(f, "{}:{place}: {message}", file.display())
+struct Line<'a> {
+    files: &'a [PathBuf],
+    complaint: &'a Complaint,
+    word: &'static str,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { files, complaint: Complaint { place, message }, word } = self;
+        let file = files.get(usize::from(place.file)).map(PathBuf::as_path).unwrap_or(Path::new("the config"));
+        if place.line == 0 {
+            write!(f, "{}: {word}{message}", file.display())
+        } else {
+            write!(f, "{}:{place}: {word}{message}", file.display())
+        }
     }
 }
 
