@@ -1,27 +1,21 @@
 //! Reads files that must be private: refuses what others can read, with the exact way out. Looks at the open file,
 //! not at its name, so nothing can be swapped in between.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::bounded::{self, ReadError};
+
 /// Why a private file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateFileError {
-    /// It cannot be opened or read.
-    #[error("cannot read `{}`: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is a directory, a device, a FIFO.
-    #[error("`{}` is not a regular file", .0.display())]
-    NotAFile(PathBuf),
+    /// It cannot be read.
+    #[error(transparent)]
+    File(#[from] ReadError),
     /// Group or others may read it.
     #[error("`{}` can be read by others (mode {mode:04o}); mend it with: chmod 600 {}", path.display(), path.display())]
     TooOpen {
@@ -30,14 +24,6 @@ pub enum PrivateFileError {
         /// Its mode now.
         mode: u32,
     },
-    /// It is larger than anything that belongs there.
-    #[error("`{}` is larger than {limit} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The limit in bytes.
-        limit: u64,
-    },
 }
 
 /// Reads a file that only its owner may read, of at most `limit` bytes.
@@ -45,23 +31,29 @@ pub enum PrivateFileError {
 /// # Errors
 /// See [`PrivateFileError`].
 pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
-    let unreadable = |source| PrivateFileError::Unreadable { path: path.to_owned(), source };
-    // O_NONBLOCK: a FIFO in the key's place must not hang us.
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| unreadable(e.into()))?;
-    let file = File::from(fd);
-    let meta = file.metadata().map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(PrivateFileError::NotAFile(path.to_owned()));
-    }
+    let (file, meta) = bounded::open(path, limit)?;
     if meta.mode() & 0o077 != 0 {
         return Err(PrivateFileError::TooOpen { path: path.to_owned(), mode: meta.mode() & 0o7777 });
     }
-    if meta.len() > limit {
-        return Err(PrivateFileError::TooLarge { path: path.to_owned(), limit });
-    }
+    Ok(whole(path, file, &meta, limit)?)
+}
+
+/// Reads a secret whose directory keeps others out, whatever its own mode says (systemd's credentials show the mask of
+/// an ACL as the group's rights), of at most `limit` bytes.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_guarded(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let (file, meta) = bounded::open(path, limit)?;
+    whole(path, file, &meta, limit)
+}
+
+fn whole(path: &Path, file: File, meta: &Metadata, limit: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    // Room for all of it from the start: a vector that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default() + 1));
-    file.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ReadError::Unreadable { path: path.to_owned(), source })?;
     Ok(bytes)
 }
 
@@ -81,7 +73,7 @@ mod tests {
         assert!(message.ends_with(&format!("(mode 0640); mend it with: chmod 600 {}", path.display())), "{message}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(read(&path, 100).unwrap().as_slice(), b"secret");
-        assert!(matches!(read(&path, 3), Err(PrivateFileError::TooLarge { .. })));
-        assert!(matches!(read(dir.path(), 3), Err(PrivateFileError::NotAFile(_))));
+        assert!(matches!(read(&path, 3), Err(PrivateFileError::File(ReadError::TooLarge { .. }))));
+        assert!(matches!(read(dir.path(), 3), Err(PrivateFileError::File(ReadError::NotAFile(_)))));
     }
 }

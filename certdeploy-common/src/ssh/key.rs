@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::{self, LineEnding};
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
+use russh::keys::{Algorithm, Certificate, HashAlg, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
-use crate::fs::{atomic, private};
+use super::decode::{self, Passphrase};
+use crate::fs::{atomic, bounded, private};
 
 /// The largest private key file, in bytes.
 const LIMIT: u64 = 16 * 1024;
@@ -18,12 +19,18 @@ pub enum KeyError {
     /// The file cannot be used.
     #[error(transparent)]
     File(#[from] private::PrivateFileError),
-    /// It is encrypted.
+    /// It is encrypted, and there is no passphrase.
     #[error("`{0}` is encrypted with a passphrase; make a key without one with `keygen PATH`")]
     Encrypted(String),
+    /// The passphrase is not that of the key.
+    #[error("`{0}` does not open with the passphrase that was given")]
+    Passphrase(String),
+    /// It is encrypted in a way that protects little.
+    #[error("`{0}` is encrypted in the old PEM way, which is not read; write it anew with `ssh-keygen -p -f {0}`")]
+    OldEncryption(String),
     /// It is an RSA key and this build has no RSA.
     #[error(
-        "`{0}` is an RSA key, which this build does not use; make an ed25519 key with `keygen PATH`, or build with `--features rsa`"
+        "`{0}` is an RSA key, which this build does not use; take an ed25519 or ECDSA key (`keygen PATH` makes one), or build with `--features rsa`"
     )]
     Rsa(String),
     /// It is no key.
@@ -32,6 +39,14 @@ pub enum KeyError {
         /// What was read.
         name: String,
         /// What the parser says.
+        cause: String,
+    },
+    /// It is no certificate for logging in with.
+    #[error("`{name}` holds no OpenSSH user certificate ({cause}); expected a file like `id_ed25519-cert.pub`")]
+    NotCertificate {
+        /// What was read.
+        name: String,
+        /// What is wrong with it.
         cause: String,
     },
     /// It is no public key.
@@ -58,11 +73,19 @@ pub enum KeyError {
 /// # Errors
 /// See [`KeyError`].
 pub fn load_private(path: &Path) -> Result<PrivateKey, KeyError> {
+    load_private_with(path, None)
+}
+
+/// The same; `passphrase` opens it if it is encrypted.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn load_private_with(path: &Path, passphrase: Option<&Passphrase>) -> Result<PrivateKey, KeyError> {
     let bytes = private::read(path, LIMIT)?;
     let name = path.display().to_string();
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| KeyError::NotPrivate { name: name.clone(), cause: "not text".to_owned() })?;
-    parse_private(text, &name)
+    decode::private(text, &name, passphrase)
 }
 
 /// Reads a private key in OpenSSH or PKCS#8 form; `name` is what messages call it.
@@ -70,22 +93,55 @@ pub fn load_private(path: &Path) -> Result<PrivateKey, KeyError> {
 /// # Errors
 /// See [`KeyError`].
 pub fn parse_private(text: &str, name: &str) -> Result<PrivateKey, KeyError> {
-    if text.contains("BEGIN RSA PRIVATE KEY") && !rsa() {
-        return Err(KeyError::Rsa(name.to_owned()));
+    decode::private(text, name, None)
+}
+
+/// The public key of a file that holds it, or that holds the private key. An encrypted key in OpenSSH's form tells its
+/// public half without the passphrase.
+///
+/// # Errors
+/// See [`KeyError`]; [`KeyError::Encrypted`] for encrypted keys in other forms.
+pub fn load_public(path: &Path) -> Result<PublicKey, KeyError> {
+    let text = bounded::text(path, LIMIT).map(Zeroizing::new).map_err(private::PrivateFileError::from)?;
+    if !text.contains("PRIVATE KEY-----") {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        return parse_public(lines.next().unwrap_or_default());
     }
-    let key = match russh::keys::decode_secret_key(text, None) {
-        Ok(key) => key,
-        Err(russh::keys::Error::KeyIsEncrypted) => return Err(KeyError::Encrypted(name.to_owned())),
-        Err(error) => return Err(KeyError::NotPrivate { name: name.to_owned(), cause: error.to_string() }),
+    let bytes = private::read(path, LIMIT)?;
+    decode::public_half(std::str::from_utf8(&bytes).unwrap_or_default(), &path.display().to_string())
+}
+
+/// Reads an OpenSSH user certificate.
+///
+/// # Errors
+/// [`KeyError::File`], or [`KeyError::NotCertificate`].
+pub fn load_certificate(path: &Path) -> Result<Certificate, KeyError> {
+    let text = bounded::text(path, LIMIT).map_err(private::PrivateFileError::from)?;
+    let name = path.display().to_string();
+    let not = |cause: &str| KeyError::NotCertificate { name: name.clone(), cause: cause.to_owned() };
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let certificate = Certificate::from_openssh(line.unwrap_or_default()).map_err(|error| not(&error.to_string()))?;
+    if matches!(certificate.algorithm(), Algorithm::Rsa { .. }) {
+        return Err(not("it is for an RSA key; certificates are used with ed25519 and ECDSA keys"));
+    }
+    if certificate.cert_type() != ssh_key::certificate::CertType::User {
+        return Err(not("it is a certificate of a host"));
+    }
+    Ok(certificate)
+}
+
+/// Why a certificate does not hold at `now`, in Unix seconds: "expired on ..."; `None` if it does.
+#[must_use]
+pub fn out_of_time(certificate: &Certificate, now: i64) -> Option<String> {
+    let now = u64::try_from(now).unwrap_or_default();
+    let at = |seconds: u64| {
+        let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+        time.map_or_else(|| "a time far away".to_owned(), |time| time.to_string())
     };
-    if key.is_encrypted() {
-        return Err(KeyError::Encrypted(name.to_owned()));
+    if certificate.valid_before() <= now {
+        return Some(format!("expired on {}", at(certificate.valid_before())));
     }
-    match usable(&key.algorithm()) {
-        Ok(()) => Ok(key),
-        Err(KeyError::Rsa(_)) => Err(KeyError::Rsa(name.to_owned())),
-        Err(other) => Err(other),
-    }
+    (certificate.valid_after() > now).then(|| format!("is not valid before {}", at(certificate.valid_after())))
 }
 
 /// Writes a private key as text that [`parse_private`] reads, for handing it to our own other process.
@@ -109,13 +165,14 @@ pub fn parse_public(line: &str) -> Result<PublicKey, KeyError> {
     if blob.is_some() && first != key.algorithm().as_str() {
         return Err(KeyError::NotPublic);
     }
-    usable(&key.algorithm())?;
+    usable(&key.algorithm(), "the key")?;
     Ok(key)
 }
 
-fn usable(algorithm: &Algorithm) -> Result<(), KeyError> {
+/// Whether keys of this kind are used by this build; `name` is what the message calls it.
+pub(super) fn usable(algorithm: &Algorithm, name: &str) -> Result<(), KeyError> {
     if matches!(algorithm, Algorithm::Rsa { .. }) && !rsa() {
-        return Err(KeyError::Rsa("the key".to_owned()));
+        return Err(KeyError::Rsa(name.to_owned()));
     }
     let used = matches!(algorithm, Algorithm::Ed25519 | Algorithm::Ecdsa { .. } | Algorithm::Rsa { .. });
     if used { Ok(()) } else { Err(KeyError::Kind(algorithm.to_string())) }

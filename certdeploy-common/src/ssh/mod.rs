@@ -1,3 +1,4 @@
 //! What both ends of SSH share: keys and the choice of algorithms. The only part of this crate that names russh.
 
+pub mod decode;
 pub mod key;

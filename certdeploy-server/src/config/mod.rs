@@ -1,23 +1,32 @@
 //! `server.yml`: as written ([`mod@file`]) -> checked and merged ([`settings`], [`targets`]). Only this file and
-//! [`directory`] open a config.
+//! [`directory`] open a config; [`pins`] and [`identity`] open the keys that it names.
 
 pub mod address;
 pub mod directory;
+pub mod effective;
 pub mod file;
+pub mod identity;
 pub mod kinds;
+pub mod known_hosts;
+pub mod log;
+pub mod paths;
+pub mod pins;
 pub mod settings;
 pub mod targets;
 
 use std::path::Path;
 
+use certdeploy_common::fs::bounded::ReadError;
+use certdeploy_common::fs::text::{self, TextError};
 use certdeploy_common::setting::list::read_section;
 use certdeploy_common::setting::place::ConfigWarning;
-use certdeploy_common::setting::{ConfigError, Problems, yaml};
+use certdeploy_common::setting::{Complaint, ConfigError, Place, Problems, yaml};
 
 pub use settings::{Settings, Timeouts};
 pub use targets::{Burst, Target, TargetId};
 
 use file::ServerFile;
+use pins::Demand;
 
 /// Why there is no config.
 #[derive(Debug, thiserror::Error)]
@@ -26,13 +35,8 @@ pub enum LoadError {
     #[error("FileNotFoundError: [Errno 2] No such file or directory: '{0}'")]
     Missing(String),
     /// It cannot be read.
-    #[error("cannot read `{path}`: {source}")]
-    Unreadable {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Unreadable(ReadError),
     /// It is refused.
     #[error(transparent)]
     Refused(#[from] ConfigError),
@@ -43,28 +47,49 @@ pub enum LoadError {
 /// # Errors
 /// See [`LoadError`].
 pub fn load(path: &Path) -> Result<(Settings, Vec<ConfigWarning>), LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|source| {
-        let name = path.display().to_string();
-        if source.kind() == std::io::ErrorKind::NotFound {
-            LoadError::Missing(name)
-        } else {
-            LoadError::Unreadable { path: name, source }
-        }
-    })?;
-    Ok(parse(path, &text)?)
+    load_with(path, Demand::Pinned)
 }
 
-/// Reads the config's text; `path` is what messages call it.
+/// The same; `demand` says whether each target must have a host key.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load_with(path: &Path, demand: Demand) -> Result<(Settings, Vec<ConfigWarning>), LoadError> {
+    let text = text(path)?;
+    Ok(parse_with(path, &text, demand)?)
+}
+
+/// Reads the config's text.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn text(path: &Path) -> Result<String, LoadError> {
+    text::read(path).map_err(|error| match error {
+        error if error.is_missing() => LoadError::Missing(path.display().to_string()),
+        TextError::Unreadable(error) => LoadError::Unreadable(error),
+        TextError::NotUtf8 { line, column, .. } => {
+            let place = Place { line, column, ..Place::default() };
+            ConfigError::single(path, Complaint::new(place, error.to_string())).into()
+        }
+    })
+}
+
+/// Understands the config's text; `path` is what messages call it.
 ///
 /// # Errors
 /// Everything that is wrong, in the order of the file.
 pub fn parse(path: &Path, text: &str) -> Result<(Settings, Vec<ConfigWarning>), ConfigError> {
+    parse_with(path, text, Demand::Pinned)
+}
+
+fn parse_with(path: &Path, text: &str, demand: Demand) -> Result<(Settings, Vec<ConfigWarning>), ConfigError> {
     let node = yaml::parse(text).map_err(|complaint| ConfigError::single(path, complaint))?;
     let mut problems = Problems::default();
     let written = read_section::<ServerFile>(node, &mut problems);
-    let settings = written.and_then(|written| {
+    let settings = written.and_then(|mut written| {
+        paths::of_server(path, &mut written, &mut problems);
         let further = directory::targets(&written.client_config_directory, &mut problems);
-        settings::settings(path, written, further, &mut problems)
+        settings::settings(path, written, further, demand, &mut problems)
     });
     problems.finish(path, settings)
 }

@@ -2,16 +2,15 @@
 //! construction. It must not open connections or the queue.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use certdeploy_common::daemon::logging::LogLevel;
 use certdeploy_common::setting::{Complaint, Located, Place, Problems};
-use certdeploy_common::ssh::key;
-use russh::keys::PrivateKey;
 
 use super::file::{ServerFile, TargetFile};
-use super::kinds::{Every, PushMode, Unit};
+use super::identity::KeySetting;
+use super::kinds::{Every, OnStart, PushMode, Unit};
+use super::log::LogPolicy;
+use super::pins::{Demand, PinBook};
 use super::targets::{Burst, Target, targets};
 use crate::renew::schedule::{At, Interval};
 
@@ -22,6 +21,10 @@ pub struct Settings {
     pub key: KeySetting,
     /// Who gets certificates.
     pub targets: Vec<Target>,
+    /// The file of host keys.
+    pub known_hosts: Option<PathBuf>,
+    /// How long things may take at a target that says nothing else.
+    pub timeouts: Timeouts,
     /// The directory of the queue.
     pub queue_dir: PathBuf,
     /// certbot's `live/`.
@@ -31,37 +34,11 @@ pub struct Settings {
     /// Stop at the first failure.
     pub fail_fast: bool,
     /// What is logged.
-    pub log_level: LogLevel,
+    pub log: LogPolicy,
     /// How pushes are made.
     pub push: PushPolicy,
     /// When and how certbot runs.
     pub renew: RenewPolicy,
-}
-
-/// Where the key is, and where the config says so.
-#[derive(Debug, Clone)]
-pub struct KeySetting {
-    file: PathBuf,
-    path: Located<PathBuf>,
-}
-
-impl KeySetting {
-    /// Reads the key.
-    ///
-    /// # Errors
-    /// The file is missing, can be read by others, or holds no usable key; with the place of the setting.
-    pub fn load(&self) -> Result<Arc<PrivateKey>, certdeploy_common::setting::ConfigError> {
-        let path = &self.path.value;
-        key::load_private(path).map(Arc::new).map_err(|error| {
-            let message = if path.is_file() {
-                format!("Invalid value \"{}\" for `privkey_filename`. {error}", path.display())
-            } else {
-                let rule = "`privkey_filename` must be a file that exists";
-                format!("Invalid value \"{}\" for `privkey_filename`. {rule}: {error}", path.display())
-            };
-            certdeploy_common::setting::ConfigError::single(&self.file, Complaint::new(self.path.place, message))
-        })
-    }
 }
 
 /// How pushes are made.
@@ -115,6 +92,10 @@ pub struct RenewPolicy {
     pub arguments: Vec<String>,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// Whether it runs when the daemon starts.
+    pub on_start: OnStart,
+    /// The most that is waited, at random, before a scheduled run.
+    pub jitter: Duration,
 }
 
 /// Makes settings of what was written in `file` and in `further` files of targets; what is wrong goes to `problems`.
@@ -122,13 +103,16 @@ pub fn settings(
     file: &Path,
     written: ServerFile,
     further: Vec<Located<TargetFile>>,
+    demand: Demand,
     problems: &mut Problems,
 ) -> Option<Settings> {
+    let key = KeySetting::of(file, &written, problems);
     let burst = Burst { retries: written.push_retries.value, interval: written.push_retry_interval.value };
     let interval = interval(&written, problems);
+    let log = LogPolicy::of(file, &written, problems);
     let mut entries = written.client_configs.value;
     entries.extend(further);
-    if entries.is_empty() && problems.errors.is_empty() {
+    if entries.is_empty() && problems.errors.is_empty() && demand == Demand::Pinned {
         problems.error(Complaint::new(written.client_configs.place, "ConfigError: No client configs given."));
     }
     let timeouts = Timeouts {
@@ -139,20 +123,23 @@ pub fn settings(
         push: written.push_timeout.value,
         visit: written.join_timeout.value,
     };
-    let targets = targets(entries, burst, timeouts, problems);
+    let mut book = PinBook::open(&written.known_hosts, demand, problems);
+    let targets = targets(entries, burst, timeouts, &mut book, problems);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let (at_once, connecting) = match written.push_mode.value {
         PushMode::Serial => (1, 0),
         PushMode::Parallel => (count(written.push_concurrency.value), count(written.connect_concurrency.value)),
     };
     Some(Settings {
-        key: KeySetting { file: file.to_owned(), path: written.privkey_filename },
+        key,
         targets,
-        queue_dir: queue_dir(file, &written.queue_dir, problems),
+        known_hosts: written.known_hosts.value,
+        timeouts,
+        queue_dir: written.queue_dir.value,
         live_directory: written.live_directory.value,
         reconcile_interval: written.reconcile_interval.value,
         fail_fast: written.fail_fast.value,
-        log_level: written.log_level.value,
+        log,
         push: PushPolicy {
             at_once,
             connecting,
@@ -166,19 +153,10 @@ pub fn settings(
             program: written.renew_exec.value,
             arguments: written.renew_args.value.into_iter().map(|argument| argument.value).collect(),
             timeout: written.renew_timeout.value,
+            on_start: written.renew_on_start.value,
+            jitter: written.renew_jitter.value,
         },
     })
-}
-
-/// Hook, daemon and `status` must mean the same directory wherever they are started.
-fn queue_dir(file: &Path, written: &Located<PathBuf>, problems: &mut Problems) -> PathBuf {
-    if written.value.is_absolute() {
-        return written.value.clone();
-    }
-    let parent = file.parent().unwrap_or(Path::new("")).join(&written.value);
-    let path = std::path::absolute(&parent).unwrap_or(parent);
-    problems.warn(written.place, format!("`queue_dir` is relative; it is taken as `{}`", path.display()));
-    path
 }
 
 fn interval(written: &ServerFile, problems: &mut Problems) -> Option<Interval> {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use certdeploy_common::cert::{Domain, FileName, Lineage};
 use certdeploy_common::setting::{Complaint, Located, Place, Problems};
-use certdeploy_common::ssh::key;
 use russh::keys::PublicKey;
 
 use super::address;
 use super::file::TargetFile;
+use super::pins::PinBook;
 use super::settings::Timeouts;
 
 /// What the queue and `status` call a target: `name`, else `user@address:port+path`.
@@ -86,12 +86,13 @@ pub fn targets(
     entries: Vec<Located<TargetFile>>,
     burst: Burst,
     timeouts: Timeouts,
+    book: &mut PinBook,
     problems: &mut Problems,
 ) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::with_capacity(entries.len());
     let mut known: HashMap<TargetId, usize> = HashMap::with_capacity(entries.len());
     for Located { value: entry, place } in entries {
-        let Some(target) = target(entry, place, burst, timeouts, problems) else { continue };
+        let Some(target) = target(entry, place, (burst, timeouts), book, problems) else { continue };
         let Some(same) = known.get(&target.id).and_then(|at| targets.get_mut(*at)) else {
             known.insert(target.id.clone(), targets.len());
             targets.push(target);
@@ -122,8 +123,8 @@ impl Target {
 fn target(
     entry: TargetFile,
     place: Place,
-    burst: Burst,
-    timeouts: Timeouts,
+    (burst, timeouts): (Burst, Timeouts),
+    book: &mut PinBook,
     problems: &mut Problems,
 ) -> Option<Target> {
     let before = problems.errors.len();
@@ -131,7 +132,7 @@ fn target(
     if entry.username.value.is_empty() {
         problems.error(Complaint::value(entry.username.place, "", "username", "not be empty"));
     }
-    let pins = pins(&entry, problems);
+    let pins = book.pins(&entry, place, address.as_deref(), problems);
     let domains = domains(&entry.domains.value, problems);
     let lineages = lineages(&entry.lineages.value, problems);
     if entry.domains.value.is_empty() && entry.lineages.value.is_empty() {
@@ -151,20 +152,6 @@ fn target(
     let name = entry.name.value.filter(|name| !name.is_empty());
     let id = TargetId(name.unwrap_or_else(|| format!("{username}@{address}:{port}+{path}")));
     Some(Target { id, address, port, username, domains, pins, path, wanted, lineages, burst, timeouts })
-}
-
-fn pins(entry: &TargetFile, problems: &mut Problems) -> Vec<PublicKey> {
-    let mut pins = Vec::new();
-    for line in &entry.pubkey.value {
-        match key::parse_public(&line.value) {
-            Ok(pin) => pins.push(pin),
-            Err(error) => {
-                let message = format!("Invalid value for client config option `pubkey`: {error}");
-                problems.error(Complaint::new(line.place, message));
-            }
-        }
-    }
-    pins
 }
 
 fn domains(written: &[Located<String>], problems: &mut Problems) -> BTreeSet<Domain> {

@@ -1,23 +1,23 @@
 //! A target -> a logged-in SFTP session with the host whose key is pinned. Every step has its own limit. It must not
 //! know what is sent.
 
-use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use certdeploy_common::ssh::key;
 use certdeploy_common::wire::layout;
 
-use russh::client::{self, AuthResult, Handle};
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::client::{self, Handle};
 use russh::{ChannelMsg, Disconnect};
 use russh_sftp::client::RawSftpSession;
 use russh_sftp::protocol::Version;
 use tokio::net::TcpStream;
 
+use super::dial::dial;
 use super::error::{Error, Step, within};
+use super::host_key::{Pin, preferred};
+use super::login::login;
+use crate::config::identity::Identity;
 use crate::config::{Target, Timeouts};
 
 /// What a peer turned out to be, by the extensions of its VERSION reply.
@@ -59,10 +59,10 @@ pub(super) struct Session {
 }
 
 /// Shuts the connection down when dropped: whatever a library's task still waits for ends now.
-struct Cut(OwnedFd);
+pub(super) struct Cut(OwnedFd);
 
 impl Cut {
-    fn of(stream: &TcpStream) -> Result<Self, Error> {
+    pub(super) fn of(stream: &TcpStream) -> Result<Self, Error> {
         stream.as_fd().try_clone_to_owned().map(Self).map_err(|error| Error::Ssh(error.to_string()))
     }
 }
@@ -79,23 +79,19 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Session {
     /// Connects, compares the host key, logs in, starts SFTP.
-    pub(super) async fn open(target: &Target, key: &Arc<PrivateKey>, timeouts: &Timeouts) -> Result<Self, Error> {
-        let stream = connect(target, timeouts.connect).await?;
+    pub(super) async fn open(target: &Target, identity: &Identity, timeouts: &Timeouts) -> Result<Self, Error> {
+        let stream = dial(&target.address, target.port, timeouts.connect).await?;
         let cut = Cut::of(&stream)?;
-        let pin = Pin { host: target.address.clone(), keys: target.pins.clone() };
+        let pin = Pin::new(&target.address, target.port, &target.pins);
         let config =
             Arc::new(client::Config { preferred: preferred(&target.pins), nodelay: true, ..client::Config::default() });
-        let mut handle =
-            within(Step::Handshake, timeouts.handshake, client::connect_stream(config, stream, pin)).await?;
-        within(Step::Login, timeouts.login, login(&mut handle, target, key)).await?;
-        let opened = within(Step::Operation, timeouts.operation, sftp(&handle)).await;
-        let (sftp, version) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                let _ = handle.disconnect(Disconnect::ByApplication, "", "").await;
-                return Err(error);
-            }
+        let handshake = async {
+            let shaken = client::connect_stream(config, stream, pin.clone()).await;
+            shaken.map_err(|ended| pin.judge(ended))
         };
+        let mut handle = within(Step::Handshake, timeouts.handshake, handshake).await?;
+        within(Step::Login, timeouts.login, login(&mut handle, &target.username, identity)).await?;
+        let (sftp, version) = within(Step::Operation, timeouts.operation, sftp(&handle)).await?;
         Ok(Self { sftp, peer: Peer::of(&version), operation: timeouts.operation, handle, cut })
     }
 
@@ -121,44 +117,6 @@ impl Session {
     }
 }
 
-async fn connect(target: &Target, limit: Option<Duration>) -> Result<TcpStream, Error> {
-    let host = target.address.as_str();
-    let resolve = async {
-        let found = tokio::net::lookup_host((host, target.port)).await;
-        let unknown = |cause: String| Error::Resolve { host: host.to_owned(), cause };
-        let addresses: Vec<SocketAddr> = found.map_err(|error| unknown(error.to_string()))?.collect();
-        if addresses.is_empty() { Err(unknown("it has no address".to_owned())) } else { Ok(addresses) }
-    };
-    let addresses = within(Step::Connect, limit, resolve).await?;
-    let mut tried = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let attempt = async { TcpStream::connect(address).await.map_err(|error| Error::Ssh(error.to_string())) };
-        match within(Step::Connect, limit, attempt).await {
-            Ok(stream) => {
-                // 84 ms instead of 3 for a small push without it; if it cannot be set, the push is only slower.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(Error::Ssh(cause)) => tried.push(format!("{} ({cause})", address.ip())),
-            Err(timeout) => tried.push(format!("{} ({timeout})", address.ip())),
-        }
-    }
-    Err(Error::Unreachable { port: target.port, tried: tried.join(", ") })
-}
-
-async fn login(handle: &mut Handle<Pin>, target: &Target, key: &Arc<PrivateKey>) -> Result<(), Error> {
-    let hash = matches!(key.algorithm(), Algorithm::Rsa { .. }).then_some(HashAlg::Sha512);
-    let with = PrivateKeyWithHashAlg::new(Arc::clone(key), hash);
-    match handle.authenticate_publickey(&target.username, with).await {
-        Ok(AuthResult::Success) => Ok(()),
-        Ok(AuthResult::Failure { .. }) => {
-            let _ = handle.disconnect(Disconnect::ByApplication, "", "").await;
-            Err(Error::Login { user: target.username.clone(), key: key::fingerprint(key.public_key()) })
-        }
-        Err(error) => Err(Error::Ssh(format!("while logging in: {error}"))),
-    }
-}
-
 async fn sftp(handle: &Handle<Pin>) -> Result<(RawSftpSession, Version), Error> {
     let no = |cause: &dyn std::fmt::Display| Error::NoSftp(cause.to_string());
     let mut channel = handle.channel_open_session().await.map_err(|error| no(&error))?;
@@ -178,56 +136,9 @@ async fn sftp(handle: &Handle<Pin>) -> Result<(RawSftpSession, Version), Error> 
     Ok((sftp, version))
 }
 
-/// Our algorithms, the pinned key's kind first, so that a host with several keys shows that one.
-fn preferred(pins: &[PublicKey]) -> russh::Preferred {
-    let mut preferred = key::preferred();
-    let mut kinds: Vec<Algorithm> = preferred.key.to_vec();
-    let is_pinned = |kind: &Algorithm| {
-        pins.iter().any(|pin| match (kind, pin.algorithm()) {
-            (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
-            (kind, pinned) => *kind == pinned,
-        })
-    };
-    kinds.sort_by_key(|kind| !is_pinned(kind));
-    preferred.key = Cow::Owned(kinds);
-    preferred
-}
-
-/// Lets through the one host key that is pinned.
-pub(super) struct Pin {
-    host: String,
-    keys: Vec<PublicKey>,
-}
-
-impl client::Handler for Pin {
-    type Error = Error;
-
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Error> {
-        let got = match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. }
-                if self.keys.iter().any(|pin| pin.key_data() == key.key_data()) =>
-            {
-                return Ok(true);
-            }
-            PublicKeyOrCertificate::PublicKey { key, .. } => key::fingerprint(key),
-            PublicKeyOrCertificate::Certificate(_) => "a certificate".to_owned(),
-        };
-        let pinned = self.keys.iter().map(key::fingerprint).collect::<Vec<_>>().join("' or '");
-        Err(Error::HostKey { host: self.host.clone(), got, pinned })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pinned_kind_is_asked_for_first() {
-        let ecdsa = "AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=";
-        let pin = key::parse_public(ecdsa).unwrap();
-        assert_eq!(preferred(std::slice::from_ref(&pin)).key.first(), Some(&pin.algorithm()));
-        assert!(preferred(&[pin]).key.len() > 1);
-    }
 
     #[test]
     fn the_peer_is_told_by_its_extensions() {

@@ -37,7 +37,7 @@ pub enum Error {
     NotSsh(String),
     /// Another host key than the pinned one.
     #[error(
-        "BadHostKeyException: Host key for server '{host}' does not match: got '{got}', expected '{pinned}'. Nothing was sent. If the host was set up anew, change its `pubkey`"
+        "BadHostKeyException: Host key for server '{host}' does not match: got '{got}', expected '{pinned}'. Nothing was sent. If the host was set up anew, `certdeploy-server enroll {host}` shows its key and pins it (`pubkey`, `known_hosts`)"
     )]
     HostKey {
         /// The host.
@@ -54,6 +54,14 @@ pub enum Error {
         user: String,
         /// Our key's fingerprint.
         key: String,
+    },
+    /// The agent that holds our key does not sign.
+    #[error("AuthenticationException: the SSH agent at `{socket}` {cause}")]
+    Agent {
+        /// Its socket.
+        socket: String,
+        /// What is wrong.
+        cause: String,
     },
     /// SSH broke.
     #[error("SSHException: {0}")]

@@ -2,23 +2,25 @@
 //! retries.
 
 pub mod connect;
+pub mod dial;
 pub mod error;
+pub mod host_key;
+pub mod login;
 pub mod plain;
 pub mod upload;
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use certdeploy_common::cert::{Bundle, Domain, Lineage};
 use certdeploy_common::wire::{Held, Holdings, Receipt};
-use russh::keys::PrivateKey;
 
 pub use error::Error;
 use error::{Step, within};
 
 use crate::config::Target;
+use crate::config::identity::Identity;
 use connect::{Peer, Session};
 
 /// One lineage on its way to one target.
@@ -91,7 +93,7 @@ pub trait Transport: Send + Sync + 'static {
 /// SFTP over SSH.
 #[derive(Debug, Clone)]
 pub struct Ssh {
-    key: Arc<PrivateKey>,
+    identity: Identity,
 }
 
 /// A session, and how much of the limits has gone into it.
@@ -101,10 +103,10 @@ pub struct Line {
 }
 
 impl Ssh {
-    /// Logs in with `key`.
+    /// Logs in as `identity`.
     #[must_use]
-    pub fn new(key: Arc<PrivateKey>) -> Self {
-        Self { key }
+    pub fn new(identity: Identity) -> Self {
+        Self { identity }
     }
 
     async fn each(&self, line: Line, target: &Target, parcels: Vec<Parcel>, ask: Ask, visit: &mut Visit) {
@@ -175,7 +177,7 @@ impl Ssh {
     async fn session<'s>(&self, target: &Target, slot: &'s mut Option<Session>) -> Result<&'s Session, Error> {
         match slot {
             Some(session) => Ok(session),
-            None => Ok(slot.insert(Session::open(target, &self.key, &target.timeouts).await?)),
+            None => Ok(slot.insert(Session::open(target, &self.identity, &target.timeouts).await?)),
         }
     }
 }
@@ -185,7 +187,7 @@ impl Transport for Ssh {
 
     async fn connect(&self, target: &Target) -> Result<Line, Error> {
         let start = tokio::time::Instant::now();
-        let open = within(Step::Push, target.timeouts.push, Session::open(target, &self.key, &target.timeouts));
+        let open = within(Step::Push, target.timeouts.push, Session::open(target, &self.identity, &target.timeouts));
         let session = within(Step::Visit, target.timeouts.visit, open).await?;
         Ok(Line { session, spent: start.elapsed() })
     }
