@@ -39,6 +39,18 @@ impl LogLevel {
     /// The names, exactly as they must be written.
     pub const NAMES: [&'static str; 5] = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+            Self::Critical => "CRITICAL",
+        }
+    }
+
     /// Reads a name (upper case) or Python's number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
