@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use certdeploy_common::cert::{Digest, Domain};
+use certdeploy_common::cert::{Digest, Domain, Lineage};
 
 use crate::clock::Millis;
 use crate::config::{Burst, Target, TargetId};
@@ -30,18 +30,42 @@ pub enum Cause<'a> {
     Reconcile,
 }
 
-/// The names that `target` needs of a certificate with `names`.
+/// The names that `target` gets a certificate with `names` for. This is the whole rule of matching:
+///
+/// * Names are compared without case and without a trailing dot.
+/// * A name in `domains` matches a certificate that carries the same name.
+/// * It also matches a certificate that carries a wildcard over it: `*` stands for exactly one label, as in RFC 6125, so
+///   `*.example.com` is good for `a.example.com` and neither for `example.com` nor for `a.b.example.com`.
+/// * A wildcard in `domains` is a name like any other: `*.example.com` matches certificates that carry this very
+///   wildcard. It is no pattern: the key of `secret.example.com` goes to nobody who did not name it. For that there is
+///   `lineages`.
 #[must_use]
 pub fn needed(target: &Target, names: &BTreeSet<Domain>) -> BTreeSet<Domain> {
     target.domains.iter().filter(|domain| names.iter().any(|name| name.covers(domain))).cloned().collect()
 }
 
+/// Whether `target` gets the lineage: by its names ([`needed`]), or because `lineages` names it, whatever its names.
+#[must_use]
+pub fn gets(target: &Target, lineage: &Lineage, names: &BTreeSet<Domain>) -> bool {
+    target.lineages.contains(lineage) || !needed(target, names).is_empty()
+}
+
+/// Whether an explicit `--domains` leaves `target` in: one of them is, or covers, or is covered by, a name that the
+/// target gets the lineage for. It narrows the run that it was given to, and nothing else.
+fn is_meant(target: &Target, readable: &Readable, asked: &[Domain]) -> bool {
+    let names = &readable.facts.names;
+    let mut reasons = needed(target, names);
+    if target.lineages.contains(&readable.lineage) {
+        reasons.extend(names.iter().cloned());
+    }
+    reasons.iter().any(|name| asked.iter().any(|asked| asked.covers(name) || name.covers(asked)))
+}
+
 /// What changes for `target` because of a lineage that was read.
 #[must_use]
 pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<'_>) -> Option<Change> {
-    let needed = needed(target, &readable.facts.names);
     let existing = known.deliveries.iter().find(|delivery| delivery.lineage == readable.lineage);
-    if needed.is_empty() {
+    if !gets(target, &readable.lineage, &readable.facts.names) {
         // The certificate or the config no longer says so.
         return existing
             .filter(|delivery| delivery.path == readable.path)
@@ -49,7 +73,7 @@ pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<
     }
     if let Cause::Hint(renewal) = cause
         && renewal.anew
-        && !needed.iter().any(|domain| renewal.domains.iter().any(|name| name.covers(domain) || domain.covers(name)))
+        && !is_meant(target, readable, &renewal.domains)
     {
         return None;
     }
@@ -94,7 +118,7 @@ fn hasten(delivery: &Delivery, cause: Cause<'_>) -> Option<Change> {
 #[must_use]
 pub fn change_unread(target: &Target, known: &Known, renewal: &Renewal) -> Option<Change> {
     let names: BTreeSet<Domain> = renewal.domains.iter().cloned().collect();
-    if needed(target, &names).is_empty() {
+    if !gets(target, &renewal.lineage, &names) {
         return None;
     }
     match known.deliveries.iter().find(|delivery| delivery.lineage == renewal.lineage) {

@@ -137,6 +137,56 @@ fn what_is_asked_for_by_hand_is_owed_again_and_only_to_the_named() {
 }
 
 #[test]
+fn matching_is_by_name_by_the_certificates_wildcard_or_by_lineage() {
+    // domains, lineages, the certificate's names -> the names it is needed for, whether the target gets it
+    type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
+    let cases: [Case<'_>; 14] = [
+        (&["a.example.com"], &[], &["a.example.com"], &["a.example.com"], true),
+        (&["A.Example.COM."], &[], &["a.example.com"], &["a.example.com"], true),
+        (&["a.example.com"], &[], &["b.example.com", "A.EXAMPLE.com"], &["a.example.com"], true),
+        (&["a.example.com", "z.test"], &[], &["*.example.com"], &["a.example.com"], true),
+        (&["example.com"], &[], &["*.example.com"], &[], false),
+        (&["a.b.example.com"], &[], &["*.example.com"], &[], false),
+        (&["*.example.com"], &[], &["*.example.com", "example.com"], &["*.example.com"], true),
+        (&["*.example.com"], &[], &["a.example.com"], &[], false),
+        (&["*.b.example.com"], &[], &["*.example.com"], &[], false),
+        (&["a.example.com"], &[], &["xa.example.com", "a.example.com.evil"], &[], false),
+        (&[], &["x"], &["whatever.test"], &[], true),
+        (&["a.example.com"], &["x"], &["a.example.com"], &["a.example.com"], true),
+        (&["a.example.com"], &["y"], &["b.example.com"], &[], false),
+        (&[], &["X"], &["a.example.com"], &[], false),
+    ];
+    for (domains, lineages, names, want, given) in cases {
+        let mut target = target(domains);
+        target.lineages = lineages.iter().map(|name| name.parse().unwrap()).collect();
+        let readable = readable(names, "new");
+        let needed = needed(&target, &readable.facts.names);
+        assert_eq!(needed.iter().map(Domain::as_str).collect::<Vec<_>>(), want, "{domains:?} {names:?}");
+        assert_eq!(
+            gets(&target, &readable.lineage, &readable.facts.names),
+            given,
+            "{domains:?} {lineages:?} {names:?}"
+        );
+        let change = change(&target, &known(None, None), &readable, Cause::Reconcile);
+        assert_eq!(word(change.as_ref()), if given { "owe" } else { "nothing" });
+    }
+}
+
+#[test]
+fn explicit_domains_narrow_this_run_also_for_a_target_that_names_the_lineage() {
+    let mut target = target(&[]);
+    target.lineages.insert("x".parse().unwrap());
+    let readable = readable(&["a.example", "*.b.example"], "new");
+    for (asked, want) in [("a.example", "owe"), ("w.b.example", "owe"), ("*.b.example", "owe"), ("c.test", "nothing")] {
+        let renewal = renewal(&[asked], true, false);
+        let change = change(&target, &known(None, None), &readable, Cause::Hint(&renewal));
+        assert_eq!(word(change.as_ref()), want, "{asked}");
+    }
+    let hook = renewal(&["a.example"], false, false);
+    assert_eq!(word(change_unread(&target, &known(None, None), &hook).as_ref()), "owe", "unread, but named");
+}
+
+#[test]
 fn only_the_certificates_names_count_and_what_no_longer_matches_is_dropped() {
     let hint = renewal(&["a.example"], false, false);
     let other = readable(&["other.example"], "new");

@@ -1,17 +1,24 @@
 //! The durable store: renewals as the hook left them, deliveries, and what the targets acknowledged. Rows in, rows
 //! out; when a call returns, its rows are on the disk. It decides nothing and names nothing behind it.
 
+mod batch;
+pub mod error;
+pub mod import;
 mod patience;
 pub mod place;
+mod read;
 pub mod rows;
 pub mod schema;
+pub mod strike;
 
 use std::path::{Path, PathBuf};
 
 use certdeploy_common::cert::{Digest, Lineage};
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
-pub use place::{Check, QueueError};
+pub use batch::{Standing, Write};
+pub use error::QueueError;
+pub use place::Check;
 pub use rows::{Delivery, Holding, State};
 
 use crate::clock::Millis;
@@ -79,6 +86,9 @@ pub struct Setback {
 
 type Outcome<T> = Result<T, QueueError>;
 
+/// How often a hook tries to get into a damaged queue that others hold; each time takes about a second.
+const PATIENT_TRIES: u32 = 14;
+
 impl Queue {
     /// Opens the queue of `directory`, making it when it is missing.
     ///
@@ -96,12 +106,12 @@ impl Queue {
         Ok(place::look(directory)?.map(|place| Self { place }))
     }
 
-    /// Makes sure that this is still the queue that hooks write to.
+    /// Makes sure that this is still the queue that hooks write to, and that nobody wrote over it.
     ///
     /// # Errors
-    /// Its file was removed or replaced.
-    pub fn still_there(&self) -> Outcome<()> {
-        if self.place.is_there() { Ok(()) } else { Err(QueueError::Gone(self.place.file.clone())) }
+    /// Its file was removed, replaced or damaged.
+    pub fn still_there(&mut self) -> Outcome<()> {
+        self.place.examine()
     }
 
     /// Appends a renewal.
@@ -117,6 +127,24 @@ impl Queue {
                 .execute(params![path, domains.join(" "), renewal.force, renewal.anew, now.0])
                 .map(drop)
         })
+    }
+
+    /// Opens the queue and appends a renewal, whatever state it is in: a damaged one is set aside, and who still has that
+    /// one open is told by `knock` to let go. Waits for at most some seconds.
+    ///
+    /// # Errors
+    /// The row is not on the disk.
+    pub fn add(directory: &Path, renewal: &Renewal, now: Millis, knock: impl Fn()) -> Outcome<()> {
+        let mut check = Check::Opening;
+        for _ in 0..PATIENT_TRIES {
+            match Self::open(directory, check, now).and_then(|mut queue| queue.append(renewal, now)) {
+                // Damage that opening does not show: looked for, and set aside.
+                Err(error) if error.is_damage() => check = Check::Whole,
+                Err(QueueError::InUse(_)) => knock(),
+                done => return done,
+            }
+        }
+        Self::open(directory, check, now)?.append(renewal, now)
     }
 
     /// The renewals that nobody has looked at, oldest first, with their numbers.
@@ -152,74 +180,6 @@ impl Queue {
             return Ok(());
         }
         self.run(|connection| apply(connection, changes, now))
-    }
-
-    /// All deliveries.
-    ///
-    /// # Errors
-    /// The database.
-    pub fn deliveries(&mut self) -> Outcome<Vec<Delivery>> {
-        self.run(|connection| {
-            let mut statement = connection.prepare_cached("SELECT * FROM delivery ORDER BY id")?;
-            statement.query_map([], rows::delivery)?.collect()
-        })
-    }
-
-    /// The deliveries to one target, oldest first.
-    ///
-    /// # Errors
-    /// The database.
-    pub fn deliveries_to(&mut self, target: &TargetId) -> Outcome<Vec<Delivery>> {
-        self.run(|connection| {
-            let mut statement = connection.prepare_cached("SELECT * FROM delivery WHERE target = ?1 ORDER BY id")?;
-            statement.query_map([target.as_str()], rows::delivery)?.collect()
-        })
-    }
-
-    /// All that was acknowledged.
-    ///
-    /// # Errors
-    /// The database.
-    pub fn holdings(&mut self) -> Outcome<Vec<Holding>> {
-        self.run(|connection| {
-            let mut statement = connection.prepare_cached("SELECT * FROM holding ORDER BY target, lineage")?;
-            statement.query_map([], rows::holding)?.collect()
-        })
-    }
-
-    /// The deliveries of one lineage.
-    ///
-    /// # Errors
-    /// The database.
-    pub fn deliveries_of(&mut self, lineage: &Lineage) -> Outcome<Vec<Delivery>> {
-        self.run(|connection| {
-            let mut statement = connection.prepare_cached("SELECT * FROM delivery WHERE lineage = ?1 ORDER BY id")?;
-            statement.query_map([lineage.as_str()], rows::delivery)?.collect()
-        })
-    }
-
-    /// Who acknowledged what of one lineage.
-    ///
-    /// # Errors
-    /// The database.
-    pub fn holdings_of(&mut self, lineage: &Lineage) -> Outcome<Vec<Holding>> {
-        self.run(|connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT * FROM holding WHERE lineage = ?1 ORDER BY target")?;
-            statement.query_map([lineage.as_str()], rows::holding)?.collect()
-        })
-    }
-
-    /// What one target acknowledged.
-    ///
-    /// # Errors
-    /// The database.
-    pub fn held_by(&mut self, target: &TargetId) -> Outcome<Vec<Holding>> {
-        self.run(|connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT * FROM holding WHERE target = ?1 ORDER BY lineage")?;
-            statement.query_map([target.as_str()], rows::holding)?.collect()
-        })
     }
 
     /// Makes everybody who can say what they hold due to be asked.
@@ -266,15 +226,7 @@ impl Queue {
     /// # Errors
     /// The database.
     pub fn set_back(&mut self, delivery: i64, setback: &Setback, now: Millis) -> Outcome<()> {
-        const SQL: &str = "UPDATE delivery SET state = ?2, attempts = ?3, next_at = ?4, last_error = ?5, \
-                           digest = coalesce(?6, digest), updated_at = ?7 WHERE id = ?1";
-        let Setback { state, attempts, next_at, error, digest } = setback;
-        let digest = digest.as_ref().map(Digest::as_str);
-        self.run(|connection| {
-            connection
-                .execute(SQL, params![delivery, state.as_str(), attempts, next_at.0, error, digest, now.0])
-                .map(drop)
-        })
+        self.run(|connection| set_back(connection, delivery, setback, now))
     }
 
     /// A remark of ours, by name.
@@ -320,6 +272,18 @@ fn apply(connection: &Transaction<'_>, changes: &[Change], now: Millis) -> rusql
         }
     }
     Ok(())
+}
+
+fn set_back(connection: &Transaction<'_>, delivery: i64, setback: &Setback, now: Millis) -> rusqlite::Result<()> {
+    const SQL: &str = "UPDATE delivery SET state = ?2, attempts = ?3, next_at = ?4, last_error = ?5, \
+                       digest = CASE ?2 WHEN 'refused' THEN ?6 ELSE coalesce(?6, digest) END, \
+                       updated_at = ?7 WHERE id = ?1";
+    let Setback { state, attempts, next_at, error, digest } = setback;
+    let digest = digest.as_ref().map(Digest::as_str);
+    connection
+        .prepare_cached(SQL)?
+        .execute(params![delivery, state.as_str(), attempts, next_at.0, error, digest, now.0])
+        .map(drop)
 }
 
 fn owe(connection: &Transaction<'_>, owed: &Owed, now: Millis) -> rusqlite::Result<()> {

@@ -24,5 +24,7 @@ pub(super) fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
 }
 
 fn is_busy(error: &Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    // "Locking protocol" is what a reader is told who lost the race for the journal's start too often.
+    let again = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::FileLockingProtocolFailed];
+    error.sqlite_error_code().is_some_and(|code| again.contains(&code))
 }

@@ -10,75 +10,21 @@ use std::time::{Duration, Instant};
 use certdeploy_common::fs::atomic;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::patience::patiently;
+use super::error::{QueueError, is_damage};
+use super::patience::{self, patiently};
 use super::rows;
 use super::schema::{self, Found};
 use crate::clock::Millis;
 
-/// Why there is no queue.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// The directory cannot be used.
-    #[error("queue_dir `{}`: {source}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It belongs to somebody else.
-    #[error(
-        "queue_dir `{}` belongs to user {owner}, but this process runs as user {us}; run hook and daemon as one user, or: chown {us} {}",
-        path.display(), path.display()
-    )]
-    Owner {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Who we are.
-        us: u32,
-    },
-    /// A later version wrote it.
-    #[error("`{}` was written by a newer certdeploy-server (version {version}); it is left as it is", path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        version: i64,
-    },
-    /// It is somebody else's database.
-    #[error("`{}` is not a queue of certdeploy-server; move it away", .0.display())]
-    Foreign(PathBuf),
-    /// It was removed or replaced while we had it open.
-    #[error("the queue `{}` was removed or replaced while this daemon had it open; start the daemon again", .0.display())]
-    Gone(PathBuf),
-    /// It is damaged and others hold it.
-    #[error("`{}` is damaged and in use by another process; stop that one, then start this again", .0.display())]
-    InUse(PathBuf),
-    /// SQLite says no.
-    #[error("queue `{}`: {source}", path.display())]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-}
-
-impl QueueError {
-    /// Whether the database is damaged: opening it with [`Check::Whole`] sets it aside.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if is_damage(source))
-    }
-}
-
 const FILE: &str = "queue.sqlite";
 /// Held shared by everyone who has the database open; exclusively by the one who sets it aside.
 const LOCK: &str = "queue.lock";
+/// Put there by who found damage while others hold the file: they look at it with fresh eyes and let go.
+const SUSPECT: &str = "queue.suspect";
 /// How long a damaged database is waited for until the others have let go.
-const WAIT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(1);
+/// Up to this size all of the file is looked at, indexes included; above, only what is quick.
+const SMALL: u64 = 8 * 1024 * 1024;
 
 /// An open database and the lock that says so.
 #[derive(Debug)]
@@ -86,13 +32,48 @@ pub(super) struct Place {
     pub(super) connection: Connection,
     pub(super) file: PathBuf,
     identity: (u64, u64),
+    /// The file as it was when it was last looked at.
+    seen: Stamp,
     _lock: File,
 }
 
+/// What changes when somebody writes into the file: its length and its time.
+type Stamp = (u64, i64, i64);
+
+fn stamp(meta: &std::fs::Metadata) -> Stamp {
+    (meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
 impl Place {
-    /// Whether the file that is open is still the one that others find by its name.
-    pub(super) fn is_there(&self) -> bool {
-        self.file.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity)
+    /// Makes sure that the file that is open is the one that others find by its name, and that nobody wrote over it.
+    /// An open database reads its own memory, not the file: damage shows only to fresh eyes.
+    pub(super) fn examine(&mut self) -> Result<(), QueueError> {
+        let gone = || QueueError::Gone(self.file.clone());
+        let meta = self.file.metadata().map_err(|_| gone())?;
+        if (meta.dev(), meta.ino()) != self.identity {
+            return Err(gone());
+        }
+        let suspect = self.file.with_file_name(SUSPECT).symlink_metadata().is_ok();
+        if !suspect && stamp(&meta) == self.seen {
+            return Ok(());
+        }
+        let check = if suspect || meta.len() <= SMALL { Check::Whole } else { Check::Opening };
+        // Never by opening the file ourselves: closing it again would drop SQLite's locks on it (POSIX).
+        match patiently(|| existing(&self.file, check)) {
+            Ok(Found::Ours) => {}
+            Ok(Found::Newer(_) | Found::Foreign) => return Err(self.damaged("it is another database now".to_owned())),
+            Err(error) if is_damage(&error) => return Err(self.damaged(error.to_string())),
+            Err(source) => return Err(QueueError::Database { path: self.file.clone(), source }),
+        }
+        if suspect {
+            let _ = std::fs::remove_file(self.file.with_file_name(SUSPECT));
+        }
+        self.seen = stamp(&meta);
+        Ok(())
+    }
+
+    fn damaged(&self, found: String) -> QueueError {
+        QueueError::Damaged { path: self.file.clone(), found }
     }
 }
 
@@ -111,15 +92,18 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
     let file = resolved(directory)?.join(FILE);
     for _ in 0..2 {
         let lock = shared_lock(directory)?;
-        match patiently(|| connect(&file, check)) {
-            Ok((connection, Found::Ours)) => return place(connection, file, lock),
-            Ok((_, Found::Newer(version))) => return Err(QueueError::Newer { path: file, version }),
-            Ok((connection, Found::Foreign)) => drop(connection),
-            Err(error) if is_damage(&error) => {}
-            Err(source) => return Err(QueueError::Database { path: file, source }),
-        }
+        let wrong = match what_is_there(&file) {
+            There::Other(kind) => format!("it is {kind}"),
+            There::Nothing | There::File => match patiently(|| connect(&file, check)) {
+                Ok((connection, Found::Ours)) => return place(connection, file, lock),
+                Ok((_, Found::Newer(version))) => return Err(QueueError::Newer { path: file, version }),
+                Ok((_, Found::Foreign)) => "it has other tables".to_owned(),
+                Err(error) if is_damage(&error) || is_sealed(&error, &file) => error.to_string(),
+                Err(source) => return Err(QueueError::Database { path: file, source }),
+            },
+        };
         drop(lock);
-        set_aside(directory, &file, check, now)?;
+        set_aside(directory, &file, check, &wrong, now)?;
     }
     Err(QueueError::InUse(file))
 }
@@ -130,10 +114,12 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
         return Ok(None);
     }
     is_usable(directory)?;
-    if !directory.join(FILE).exists() {
-        return Ok(None);
-    }
     let file = resolved(directory)?.join(FILE);
+    match what_is_there(&file) {
+        There::Nothing => return Ok(None),
+        There::Other(_) => return Err(QueueError::Foreign(file)),
+        There::File => {}
+    }
     let lock = shared_lock(directory)?;
     let database = |source| QueueError::Database { path: file.clone(), source };
     // Not read-only: looking into a WAL database writes its index, and may be the first to recover it.
@@ -150,7 +136,38 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
 
 fn place(connection: Connection, file: PathBuf, lock: File) -> Result<Place, QueueError> {
     let meta = file.metadata().map_err(|source| QueueError::Directory { path: file.clone(), source })?;
-    Ok(Place { connection, file, identity: (meta.dev(), meta.ino()), _lock: lock })
+    Ok(Place { connection, file, identity: (meta.dev(), meta.ino()), seen: stamp(&meta), _lock: lock })
+}
+
+/// What stands in the place of the database.
+enum There {
+    Nothing,
+    File,
+    /// Something that must not be opened: reading a FIFO waits for ever, a link may lead anywhere.
+    Other(&'static str),
+}
+
+fn what_is_there(file: &Path) -> There {
+    let Ok(meta) = file.symlink_metadata() else { return There::Nothing };
+    if meta.is_file() {
+        make_private(file, &meta);
+        return There::File;
+    }
+    There::Other(if meta.is_symlink() {
+        "a symlink"
+    } else if meta.is_dir() {
+        "a directory"
+    } else {
+        "no regular file"
+    })
+}
+
+/// 0600, whoever changed it: names of hosts and certificates are nobody's business, and we must get in ourselves.
+fn make_private(file: &Path, meta: &std::fs::Metadata) {
+    let mode = meta.mode() & 0o7777;
+    if mode != 0o600 && std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).is_ok() {
+        tracing::warn!("The queue `{}` had the mode {mode:04o}; it is 0600 now", file.display());
+    }
 }
 
 /// SQLite refuses a path with any link in it; the directory may be behind one (`/var/run`), the file may not.
@@ -214,7 +231,13 @@ fn shared_lock(directory: &Path) -> Result<File, QueueError> {
 }
 
 fn lock_file(directory: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK))
+    new_file(&directory.join(LOCK))
+}
+
+/// Opens or makes a file of ours, and no other by way of a link.
+fn new_file(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 fn flags(create: bool) -> OpenFlags {
@@ -225,49 +248,75 @@ fn flags(create: bool) -> OpenFlags {
 fn connect(file: &Path, check: Check) -> rusqlite::Result<(Connection, Found)> {
     let made = !file.exists();
     let mut connection = Connection::open_with_flags(file, flags(true))?;
+    connection.busy_timeout(patience::LIMIT)?;
+    // Before anything is set up: what is not ours to write is not written to.
+    if let Some(found @ (Found::Newer(_) | Found::Foreign)) = schema::found(&connection)? {
+        return Ok((connection, found));
+    }
     schema::prepare(&connection)?;
     let found = schema::migrate(&mut connection)?;
+    // A header that speaks of a future format opens, but for reading only.
+    connection.execute("DELETE FROM note WHERE name = ''", [])?;
     if made && let Some(parent) = file.parent() {
         // The file's name must survive a power cut as well as its rows.
         let _ = atomic::sync_directory(parent);
     }
     if check == Check::Whole && found == Found::Ours {
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
-            return Err(rusqlite::Error::SqliteFailure(damage, Some(verdict)));
-        }
-        rows::read_all(&connection)?;
+        read_whole(&connection, file)?;
     }
     Ok((connection, found))
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
-    let unreadable = matches!(
-        error,
-        rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::Utf8Error(..)
-    );
-    unreadable || matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+/// Whether SQLite takes the file for one of a future format, which it only reads, though it could be written to.
+fn is_sealed(error: &rusqlite::Error, file: &Path) -> bool {
+    let may_write = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+    error.sqlite_error_code() == Some(ErrorCode::ReadOnly) && may_write(file) && file.parent().is_some_and(may_write)
+}
+
+/// What a database that is there turns out to be to fresh eyes.
+fn existing(file: &Path, check: Check) -> rusqlite::Result<Found> {
+    let connection = Connection::open_with_flags(file, flags(false))?;
+    schema::prepare(&connection)?;
+    // Empty: somebody cut it.
+    let found = schema::found(&connection)?.unwrap_or(Found::Foreign);
+    if check == Check::Whole && found == Found::Ours {
+        read_whole(&connection, file)?;
+    }
+    Ok(found)
+}
+
+/// Reads all of it. The long check compares the indexes with the rows as well: a row that no index leads to would never
+/// be delivered.
+fn read_whole(connection: &Connection, file: &Path) -> rusqlite::Result<()> {
+    let small = file.metadata().is_ok_and(|meta| meta.len() <= SMALL);
+    let pragma = if small { "PRAGMA integrity_check(1)" } else { "PRAGMA quick_check(1)" };
+    let verdict: String = connection.query_row(pragma, [], |row| row.get(0))?;
+    if verdict != "ok" {
+        let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
+        return Err(rusqlite::Error::SqliteFailure(damage, Some(verdict)));
+    }
+    rows::read_all(connection)
 }
 
 /// Renames a damaged database, with everything that belongs to it, once nobody else has it open.
-fn set_aside(directory: &Path, file: &Path, check: Check, now: Millis) -> Result<(), QueueError> {
+fn set_aside(directory: &Path, file: &Path, check: Check, wrong: &str, now: Millis) -> Result<(), QueueError> {
     let failed = |source| QueueError::Directory { path: directory.to_owned(), source };
     let lock = lock_file(directory).map_err(failed)?;
     let start = Instant::now();
     loop {
         match lock.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if start.elapsed() < WAIT => std::thread::sleep(Duration::from_millis(50)),
-            Err(TryLockError::WouldBlock) => return Err(QueueError::InUse(file.to_owned())),
+            Err(TryLockError::WouldBlock) if start.elapsed() < WAIT => std::thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) => {
+                new_file(&directory.join(SUSPECT)).map_err(failed)?;
+                return Err(QueueError::InUse(file.to_owned()));
+            }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
     }
     // Another process may have done it while we waited.
-    if matches!(patiently(|| connect(file, check)), Ok((_, Found::Ours))) {
+    if matches!(what_is_there(file), There::File) && matches!(patiently(|| connect(file, check)), Ok((_, Found::Ours)))
+    {
         return Ok(());
     }
     let stamp = format!("{}.damaged-{}", file.display(), now.0);
@@ -277,8 +326,9 @@ fn set_aside(directory: &Path, file: &Path, check: Check, now: Millis) -> Result
             atomic::rename(&from, Path::new(&format!("{stamp}{ending}"))).map_err(failed)?;
         }
     }
+    let _ = std::fs::remove_file(directory.join(SUSPECT));
     tracing::error!(
-        "The queue was damaged; it is kept as `{stamp}` and a new one is built from the config and the lineages"
+        "The queue was damaged ({wrong}); it is kept as `{stamp}` and a new one is built from the config and the lineages"
     );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The tables of the queue and its version. No key bytes ever go in here.
 
-use rusqlite::{Connection, Result};
+use rusqlite::{Connection, ErrorCode, Result};
 
 /// The version that this program writes; a newer one is left alone.
 pub const VERSION: i64 = 1;
@@ -107,9 +107,29 @@ pub fn migrate(connection: &mut Connection) -> Result<Found> {
 pub fn found(connection: &Connection) -> Result<Option<Found>> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     Ok(match (number("application_id")?, number("user_version")?) {
-        (APPLICATION, VERSION) => Some(Found::Ours),
-        (APPLICATION, newer) => Some(Found::Newer(newer)),
-        (0, 0) => None,
+        (APPLICATION, VERSION) if has_our_tables(connection)? => Some(Found::Ours),
+        (APPLICATION, newer) if newer > VERSION => Some(Found::Newer(newer)),
+        (0, 0) if connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))? => None,
         _ => Some(Found::Foreign),
     })
+}
+
+/// Whether every table has the columns that we ask for.
+fn has_our_tables(connection: &Connection) -> Result<bool> {
+    const ASKED: [&str; 4] = [
+        "SELECT id, path, domains, force, anew, at FROM renewal",
+        "SELECT id, target, lineage, path, digest, serial, not_after, force, state, attempts, next_at, last_error, \
+         created_at, updated_at FROM delivery",
+        "SELECT target, lineage, digest, serial, not_after, generation, acked_at, update_state, update_due, \
+         update_reason, ask_at FROM holding",
+        "SELECT name, value FROM note",
+    ];
+    for sql in ASKED {
+        match connection.prepare(sql) {
+            Ok(_) => {}
+            Err(error) if super::error::code(&error) == Some(ErrorCode::Unknown) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }

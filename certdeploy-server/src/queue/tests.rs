@@ -6,6 +6,8 @@ use certdeploy_common::wire::Update;
 
 use super::*;
 
+mod damage;
+
 const NOW: Millis = Millis(1_000);
 
 fn open(directory: &Path) -> Queue {
@@ -130,9 +132,13 @@ fn the_directory_may_be_behind_a_link_and_the_file_may_not_be_one() {
     drop(open(&queue));
     assert!(Queue::look(&queue).unwrap().is_some());
     std::fs::copy(queue.join("queue.sqlite"), dir.path().join("other")).unwrap();
+    let before = std::fs::read(dir.path().join("other")).unwrap();
     std::fs::remove_file(queue.join("queue.sqlite")).unwrap();
     std::os::unix::fs::symlink("../../other", queue.join("queue.sqlite")).unwrap();
-    assert!(Queue::open(&queue, Check::Opening, NOW).is_err());
+    assert!(matches!(Queue::look(&queue), Err(QueueError::Foreign(_))));
+    open(&queue).append(&renewal("x"), NOW).unwrap();
+    assert!(queue.join("queue.sqlite.damaged-1000").is_symlink(), "the link is set aside, and nobody followed it");
+    assert_eq!(std::fs::read(dir.path().join("other")).unwrap(), before);
 }
 
 #[test]
