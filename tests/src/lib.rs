@@ -2,15 +2,20 @@
 //! processes on loopback, and the real things around them. It must not know how the programs work inside: what it
 //! knows of them is their command line, their config, their files and their log.
 
+pub mod booted;
 pub mod ca;
 pub mod certbot;
 pub mod chance;
+pub mod dropbear;
 pub mod lineage;
 pub mod loop_image;
 pub mod need;
 pub mod pebble;
+pub mod peer;
 pub mod power;
 pub mod process;
+pub mod proftpd;
+pub mod python;
 pub mod readers;
 pub mod reference;
 pub mod sftp;

@@ -10,6 +10,8 @@ pub enum Need {
     Root,
     /// A program in the PATH or in `/usr/sbin`.
     Program(&'static str),
+    /// A version of the Python certdeploy, made by `tests/setup`.
+    Python(&'static str),
 }
 
 /// Whether the suite `name` can run here.
@@ -33,6 +35,9 @@ fn missing(need: Need) -> Option<String> {
     match need {
         Need::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
         Need::Program(name) => find(name).is_none().then(|| format!("`{name}`")),
+        Need::Python(version) => crate::python::program(version, "certdeploy-client")
+            .is_none()
+            .then(|| format!("the Python certdeploy {version} of tests/setup")),
     }
 }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use certdeploy_common::ssh::key;
 
 use crate::need::find;
+use crate::peer::{Account, Peer};
 use crate::process::{Daemon, command, free_port};
 use crate::wait::{PATIENCE, until};
 
-/// A running sshd.
+/// A running sshd that lets root in.
 #[derive(Debug)]
 pub struct Sshd {
     /// Where it listens.
@@ -22,28 +23,78 @@ impl Sshd {
     /// Starts one in `folder` that lets the owner of `pusher_key` in.
     #[must_use]
     pub fn start(folder: &Path, pusher_key: &str) -> Self {
-        std::fs::create_dir_all(folder).expect("a folder");
-        // sshd wants this directory for its own separation of privileges; a machine that boots it makes it at boot.
-        std::fs::create_dir_all("/run/sshd").expect("/run/sshd");
-        let host_key = key::generate(&folder.join("host_key"), "sshd").expect("a host key");
-        std::fs::write(folder.join("authorized_keys"), format!("{pusher_key}\n")).expect("write");
-        let port = free_port();
-        std::fs::write(folder.join("sshd_config"), config(folder, port)).expect("write sshd_config");
-        let mut sshd = command(find("sshd").expect("sshd"));
-        sshd.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
-        let mut daemon = Daemon::start("sshd", sshd, &folder.join("sshd.log"));
-        daemon.says("Server listening");
-        until("sshd answers", PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        let serves = "Subsystem sftp internal-sftp\nForceCommand internal-sftp\n";
+        let (port, host_key, daemon) = run(folder, pusher_key, serves, command);
         Self { port, host_key, _daemon: daemon }
     }
 }
 
-fn config(folder: &Path, port: u16) -> String {
+/// How SFTP is served to an account of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves<'a> {
+    /// By sshd itself.
+    Internal,
+    /// By the program `sftp-server`, through the account's shell.
+    External,
+    /// By sshd itself, with this directory as the root; its parents belong to root alone.
+    Chroot(&'a Path),
+}
+
+/// Starts one in `folder` that lets the owner of `pusher_key` in. Its `path` is where a session begins.
+///
+/// # Panics
+/// It does not start.
+#[must_use]
+pub fn start(folder: &Path, pusher_key: &str, serves: Serves<'_>) -> (Peer, Daemon) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let account = Account::new(folder);
+    let lines = match serves {
+        Serves::Internal => "Subsystem sftp internal-sftp\nForceCommand internal-sftp\n".to_owned(),
+        Serves::External => "Subsystem sftp /usr/lib/openssh/sftp-server\n".to_owned(),
+        Serves::Chroot(root) => format!(
+            "Subsystem sftp internal-sftp\nForceCommand internal-sftp -d /incoming\nChrootDirectory {}\n",
+            root.display()
+        ),
+    };
+    let staged = match serves {
+        Serves::Internal | Serves::External => account.home.clone(),
+        Serves::Chroot(root) => {
+            let incoming = root.join("incoming");
+            std::fs::create_dir_all(&incoming).expect("a folder");
+            account.owns(&incoming);
+            incoming
+        }
+    };
+    let (port, host_key, daemon) = run(folder, pusher_key, &lines, |program| account.command(&program));
+    (Peer::new("sshd", port, &host_key, account.name, &staged), daemon)
+}
+
+fn run(
+    folder: &Path,
+    pusher_key: &str,
+    serves: &str,
+    command: impl FnOnce(PathBuf) -> std::process::Command,
+) -> (u16, String, Daemon) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    // sshd wants this directory for its own separation of privileges; a machine that boots it makes it at boot.
+    std::fs::create_dir_all("/run/sshd").expect("/run/sshd");
+    let host_key = key::generate(&folder.join("host_key"), "sshd").expect("a host key");
+    std::fs::write(folder.join("authorized_keys"), format!("{pusher_key}\n")).expect("write");
+    let port = free_port();
+    std::fs::write(folder.join("sshd_config"), config(folder, port, serves)).expect("write sshd_config");
+    let mut sshd = command(find("sshd").expect("sshd"));
+    sshd.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
+    let mut daemon = Daemon::start("sshd", sshd, &folder.join("sshd.log"));
+    daemon.says("Server listening");
+    until("sshd answers", PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    (port, host_key, daemon)
+}
+
+fn config(folder: &Path, port: u16, serves: &str) -> String {
     let path = |name: &str| -> PathBuf { folder.join(name) };
     format!(
         "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
-         PasswordAuthentication no\nPermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n\
-         ForceCommand internal-sftp\n",
+         PasswordAuthentication no\nPermitRootLogin prohibit-password\n{serves}",
         path("host_key").display(),
         path("authorized_keys").display(),
     )

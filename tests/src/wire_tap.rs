@@ -1,9 +1,13 @@
-//! A TCP proxy in front of a target: it records what each side sends and can cut the connection after so many bytes.
+//! A TCP proxy in front of a target: it records what each side sends, and can break a connection in many ways after so
+//! many bytes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The proxy; it ends with this value.
 #[derive(Debug)]
@@ -17,8 +21,45 @@ pub struct WireTap {
 struct Shared {
     upstream: u16,
     stop: AtomicBool,
-    cut_after: AtomicU64,
+    fault: Mutex<Option<Fault>>,
     connections: Mutex<Vec<Arc<Recording>>>,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the pusher to the target.
+    Up,
+    /// From the target to the pusher.
+    Down,
+}
+
+/// How a connection breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Both ends get a RST.
+    Reset,
+    /// Both ends get a FIN.
+    End,
+    /// No more bytes go this way, and their receiver gets a FIN; the other way goes on.
+    HalfClose,
+    /// The connection stays, and whatever is sent either way disappears.
+    BlackHole,
+    /// The connection stays, and nobody reads any more: the senders' windows close.
+    ZeroWindow,
+    /// From here on one byte goes this way at a time, and then so long none.
+    Slow(Duration),
+}
+
+/// What happens to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// Whose bytes count.
+    pub way: Way,
+    /// How many of them pass.
+    pub after: u64,
+    /// What happens then.
+    pub kind: Kind,
 }
 
 /// What went over one connection.
@@ -40,6 +81,13 @@ impl Recording {
     pub fn received(&self) -> Vec<u8> {
         self.received.lock().expect("lock").clone()
     }
+
+    fn of(&self, way: Way) -> &Mutex<Vec<u8>> {
+        match way {
+            Way::Up => &self.sent,
+            Way::Down => &self.received,
+        }
+    }
 }
 
 impl WireTap {
@@ -54,7 +102,7 @@ impl WireTap {
         let shared = Arc::new(Shared {
             upstream,
             stop: AtomicBool::new(false),
-            cut_after: AtomicU64::new(u64::MAX),
+            fault: Mutex::default(),
             connections: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
@@ -62,9 +110,17 @@ impl WireTap {
         Self { port, shared }
     }
 
-    /// From now on each connection is cut when the pusher has sent this many bytes.
+    /// From now on each new connection breaks like this, or not at all.
+    ///
+    /// # Panics
+    /// A thread of the proxy panicked.
+    pub fn breaks(&self, fault: Option<Fault>) {
+        *self.shared.fault.lock().expect("lock") = fault;
+    }
+
+    /// From now on each new connection is cut when the pusher has sent this many bytes.
     pub fn cut_after(&self, bytes: u64) {
-        self.shared.cut_after.store(bytes, Ordering::SeqCst);
+        self.breaks(Some(Fault { way: Way::Up, after: bytes, kind: Kind::End }));
     }
 
     /// All connections so far.
@@ -103,38 +159,134 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         for stream in [&pusher, &target] {
             let _ = stream.set_nodelay(true);
         }
-        let (Ok(pusher_too), Ok(target_too)) = (pusher.try_clone(), target.try_clone()) else { continue };
-        let (up, down) = (Arc::clone(shared), Arc::clone(&recording));
-        std::thread::spawn(move || carry(&pusher, &target, |bytes| record_sent(&up, &recording, bytes)));
-        std::thread::spawn(move || {
-            carry(&target_too, &pusher_too, |bytes| {
-                down.received.lock().expect("lock").extend_from_slice(bytes);
-                bytes.len()
-            });
+        let link = Arc::new(Link {
+            pusher,
+            target,
+            recording,
+            fault: *shared.fault.lock().expect("lock"),
+            dead: AtomicBool::new(false),
         });
+        for way in [Way::Up, Way::Down] {
+            let link = Arc::clone(&link);
+            std::thread::spawn(move || link.carry(way));
+        }
     }
 }
 
-/// Records what may pass and says how much that is.
-fn record_sent(shared: &Shared, recording: &Recording, bytes: &[u8]) -> usize {
-    let mut sent = recording.sent.lock().expect("lock");
-    let left = shared.cut_after.load(Ordering::SeqCst).saturating_sub(sent.len() as u64);
-    let pass = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-    sent.extend_from_slice(&bytes[..pass]);
-    pass
+struct Link {
+    pusher: TcpStream,
+    target: TcpStream,
+    recording: Arc<Recording>,
+    fault: Option<Fault>,
+    /// Nothing passes either way any more, though the connection stays.
+    dead: AtomicBool,
 }
 
-fn carry(mut from: &TcpStream, mut to: &TcpStream, mut pass: impl FnMut(&[u8]) -> usize) {
+impl Link {
+    fn ends(&self, way: Way) -> (&TcpStream, &TcpStream) {
+        match way {
+            Way::Up => (&self.pusher, &self.target),
+            Way::Down => (&self.target, &self.pusher),
+        }
+    }
+
+    fn carry(&self, way: Way) {
+        let (mut from, mut to) = self.ends(way);
+        let fault = self.fault.filter(|fault| fault.way == way);
+        let mut buffer = [0; 16 * 1024];
+        let mut passed: u64 = 0;
+        if fault.is_some_and(|fault| fault.after == 0) {
+            return self.break_it(way, &[], fault);
+        }
+        while let Ok(read) = from.read(&mut buffer) {
+            if read == 0 {
+                break;
+            }
+            let left = fault.map_or(u64::MAX, |fault| fault.after - passed);
+            let pass = read.min(usize::try_from(left).unwrap_or(usize::MAX));
+            let bytes = &buffer[..pass];
+            self.recording.of(way).lock().expect("lock").extend_from_slice(bytes);
+            passed += pass as u64;
+            if !self.dead.load(Ordering::SeqCst) && to.write_all(bytes).is_err() {
+                break;
+            }
+            if fault.is_some_and(|fault| fault.after == passed) {
+                return self.break_it(way, &buffer[pass..read], fault);
+            }
+        }
+        if self.dead.load(Ordering::SeqCst) {
+            self.both_end();
+        } else {
+            let _ = to.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Breaks the connection; `rest` was read and has not been passed on.
+    fn break_it(&self, way: Way, rest: &[u8], fault: Option<Fault>) {
+        let (from, to) = self.ends(way);
+        match fault.map(|fault| fault.kind) {
+            None => {}
+            Some(Kind::Reset) => {
+                for stream in [from, to] {
+                    // Linux sends a RST and forgets the connection.
+                    let _ = rustix::net::connect_unspec(stream);
+                }
+            }
+            Some(Kind::End) => {
+                for stream in [from, to] {
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            }
+            Some(Kind::HalfClose) => {
+                let _ = to.shutdown(Shutdown::Write);
+                swallow(from);
+            }
+            Some(Kind::BlackHole) => {
+                self.dead.store(true, Ordering::SeqCst);
+                swallow(from);
+                self.both_end();
+            }
+            Some(Kind::ZeroWindow) => {
+                self.dead.store(true, Ordering::SeqCst);
+                until_gone(from);
+                self.both_end();
+            }
+            Some(Kind::Slow(pause)) => trickle(from, to, rest, pause),
+        }
+    }
+
+    fn both_end(&self) {
+        for stream in [&self.pusher, &self.target] {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn swallow(mut from: &TcpStream) {
     let mut buffer = [0; 16 * 1024];
-    while let Ok(read) = from.read(&mut buffer) {
-        let passed = pass(&buffer[..read]);
-        if read == 0 || to.write_all(&buffer[..passed]).is_err() || passed < read {
-            if read > 0 && passed < read {
-                let _ = from.shutdown(Shutdown::Both);
-                let _ = to.shutdown(Shutdown::Both);
+    while matches!(from.read(&mut buffer), Ok(read) if read > 0) {}
+}
+
+/// Waits until the other side is gone, without reading what it sent.
+fn until_gone(stream: &TcpStream) {
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+    let _ = poll(&mut [PollFd::new(stream, gone)], Some(&limit));
+}
+
+fn trickle(mut from: &TcpStream, mut to: &TcpStream, rest: &[u8], pause: Duration) {
+    let mut buffer = rest.to_vec();
+    loop {
+        for byte in &buffer {
+            if to.write_all(std::slice::from_ref(byte)).is_err() {
                 return;
             }
-            break;
+            std::thread::sleep(pause);
+        }
+        buffer.resize(16 * 1024, 0);
+        match from.read(&mut buffer) {
+            Ok(read) if read > 0 => buffer.truncate(read),
+            _ => break,
         }
     }
     let _ = to.shutdown(Shutdown::Write);
