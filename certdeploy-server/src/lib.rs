@@ -18,6 +18,7 @@ pub mod enroll;
 pub mod forget;
 pub mod hook;
 pub mod lineage;
+mod log;
 pub mod plan;
 pub mod push;
 pub mod queue;
@@ -29,18 +30,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use certdeploy_common::daemon::exit::Exit;
-use certdeploy_common::daemon::logging::{self, LogLevel, Stream};
+use certdeploy_common::daemon::logging::Stream;
 use certdeploy_common::daemon::shutdown;
 use certdeploy_common::ssh::key;
-use tokio_util::sync::CancellationToken;
 
-use cli::{Command, Enqueue, Invocation, Usage};
+use cli::{Command, Enqueue, Environment, Invocation, LogOptions, Usage};
 use config::Settings;
 use dispatch::{Dispatcher, Ended, Mode};
+use log::Need;
 use push::Ssh;
 use queue::{Check, Queue, QueueError};
-
-const LOGGER: &str = "certdeploy-server";
 
 /// Why a command failed; each line of it is one error line.
 type Failure = Box<dyn std::error::Error>;
@@ -49,12 +48,8 @@ type Failure = Box<dyn std::error::Error>;
 pub fn run() -> Exit {
     // Nothing we make is for others; before the first file and the first thread.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let argv: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-    };
-    let environment = std::env::vars_os().filter_map(text).collect();
-    match cli::parse(&argv, &environment) {
+    let understood = words().and_then(|(argv, environment)| cli::parse(&argv, &environment));
+    match understood {
         Ok(invocation) => carry_out(&invocation),
         Err(Usage::Asked(text)) => print(&text),
         Err(Usage::Wrong(text)) => {
@@ -63,7 +58,7 @@ pub fn run() -> Exit {
             Exit::Usage
         }
         Err(Usage::NothingToDo { lineage, domains }) => {
-            logging::start(LOGGER, LogLevel::Error, Stream::Stdout);
+            log::without_settings(&LogOptions::default(), Stream::Stdout);
             let (lineage, domains) = (lineage.unwrap_or("None".to_owned()), domains.unwrap_or_default());
             tracing::error!("Could not find lineage or domains. lineage: {lineage}, domains: {domains}");
             Exit::Failed
@@ -71,20 +66,39 @@ pub fn run() -> Exit {
     }
 }
 
+/// What we were given, as text: a path that is none would mean another one.
+fn words() -> Result<(Vec<String>, Environment), Usage> {
+    let argv = std::env::args_os().map(|word| word.into_string().map_err(|word| not_text(&word))).collect::<Result<_, _>>()?;
+    let mut environment = Environment::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => _ = environment.insert(name, value),
+            Err(value) if cli::is_read(&name) => return Err(not_text(&value)),
+            Err(_) => {}
+        }
+    }
+    Ok((argv, environment))
+}
+
+fn not_text(word: &std::ffi::OsStr) -> Usage {
+    Usage::Wrong(format!("Error: {word:?} is not UTF-8; nothing is done rather than something else\n"))
+}
+
 fn carry_out(invocation: &Invocation) -> Exit {
     let done = match &invocation.command {
         Command::Keygen { path } => {
-            logging::start(LOGGER, invocation.log_level.unwrap_or(LogLevel::Error), Stream::Stderr);
+            log::without_settings(&invocation.log, Stream::Stderr);
             keygen(path)
         }
-        Command::Status { json } => with_config(invocation, Stream::Stderr, |settings| status(settings, *json)),
+        Command::Status { json } => with_config(invocation, Need::Stderr, |settings| status(settings, *json)),
         Command::Check { effective } => check::check(invocation, *effective),
-        Command::Forget { name } => with_config(invocation, Stream::Stderr, |settings| forget::forget(&settings, name)),
+        Command::Forget { name } => with_config(invocation, Need::Stderr, |settings| forget::forget(&settings, name)),
         Command::Enroll { host, fingerprint } => enroll::enroll(invocation, host, fingerprint.as_deref()),
-        Command::Enqueue(handed) => with_config(invocation, Stream::Stdout, |settings| enqueue(settings, handed)),
-        Command::Push => with_config(invocation, Stream::Stdout, push),
-        Command::Daemon => with_config(invocation, Stream::Stdout, |settings| daemon(settings, &invocation.config)),
-        Command::Renew => with_config(invocation, Stream::Stdout, |settings| renew(&settings, &invocation.config)),
+        Command::Enqueue(handed) => with_config(invocation, Need::FilesIfPossible, |settings| enqueue(settings, handed)),
+        Command::Push => with_config(invocation, Need::Files, push),
+        Command::Daemon => with_config(invocation, Need::Files, |settings| daemon(settings, invocation)),
+        Command::Renew => with_config(invocation, Need::Files, |settings| renew(&settings, &invocation.config)),
     };
     done.unwrap_or_else(|failure| {
         for line in failure.to_string().lines() {
@@ -96,13 +110,23 @@ fn carry_out(invocation: &Invocation) -> Exit {
 
 fn with_config(
     invocation: &Invocation,
-    stream: Stream,
+    need: Need,
     work: impl FnOnce(Arc<Settings>) -> Result<Exit, Failure>,
 ) -> Result<Exit, Failure> {
     let loaded = config::load(&invocation.config);
-    let configured = loaded.as_ref().map_or(LogLevel::Error, |(settings, _)| settings.log_level);
-    logging::start(LOGGER, invocation.log_level.unwrap_or(configured), stream);
-    let (settings, warnings) = loaded?;
+    let (settings, warnings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let stream = if need == Need::Stderr { Stream::Stderr } else { Stream::Stdout };
+            log::without_settings(&invocation.log, stream);
+            return Err(error.into());
+        }
+    };
+    let begun = log::begin(&invocation.log, &settings, need);
+    if begun.is_err() {
+        log::without_settings(&LogOptions { file: None, ..invocation.log.clone() }, Stream::Stdout);
+    }
+    begun?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -117,7 +141,7 @@ fn print(text: &str) -> Exit {
 }
 
 fn keygen(path: &Path) -> Result<Exit, Failure> {
-    let line = key::generate(path, LOGGER)?;
+    let line = key::generate(path, log::LOGGER)?;
     Ok(print(&format!("{line}\n")))
 }
 
@@ -134,7 +158,7 @@ fn status(settings: Arc<Settings>, json: bool) -> Result<Exit, Failure> {
 fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
     tracing::debug!("Running manual push or hook");
     // A hook without a usable key would only put the complaint off to where nobody looks.
-    settings.key.load()?;
+    settings.key.look()?;
     let (renewal, strange) = hook::parse(handed, &std::env::current_dir()?)?;
     for name in strange {
         tracing::warn!("\"{name}\" is not a domain name; the certificate's own names decide");
@@ -155,24 +179,35 @@ fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
     if handed.push { push(settings) } else { Ok(Exit::Done) }
 }
 
+/// The way to the targets, with the key read anew.
+fn ssh(settings: &Settings) -> Result<Ssh, Failure> {
+    Ok(Ssh::new(settings.key.load()?))
+}
+
 fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
     tracing::debug!("Running manual push without a running daemon");
-    let ssh = Ssh::new(settings.key.load()?);
+    let ssh = ssh(&settings)?;
     let open = |check| Queue::open(&settings.queue_dir, check, clock::now());
     let dispatcher = Dispatcher::new(Arc::clone(&settings), open(Check::Whole)?, ssh, Mode::Once, clock::now);
-    let ended = runtime()?.block_on(async { Ok::<_, Failure>(dispatcher.run(shutdown::on_signal()?, None).await?) })?;
+    let ended = block_on(async {
+        let orders = shutdown::of_command()?;
+        tokio::select! {
+            ended = dispatcher.run(orders.stop, None) => Ok::<_, Failure>(Some(ended?)),
+            () = orders.at_once.cancelled() => Ok(None),
+        }
+    })?;
     let left = |mut queue: Queue| Ok::<_, QueueError>(!queue.deliveries()?.is_empty() || !queue.renewals()?.is_empty());
     Ok(match ended {
-        Ended::FailedFast => Exit::Failed,
-        Ended::UpdatesFailed => Exit::Owed,
-        Ended::Quietly if left(open(Check::Opening)?)? => Exit::Owed,
-        Ended::Quietly => Exit::Done,
+        Some(Ended::FailedFast) => Exit::Failed,
+        Some(Ended::UpdatesFailed) => Exit::Owed,
+        Some(Ended::Quietly) | None if left(open(Check::Opening)?)? => Exit::Owed,
+        Some(Ended::Quietly) | None => Exit::Done,
     })
 }
 
-fn daemon(settings: Arc<Settings>, config: &Path) -> Result<Exit, Failure> {
-    let ssh = Ssh::new(settings.key.load()?);
-    match runtime()?.block_on(daemon::run(settings, ssh, config))? {
+fn daemon(settings: Arc<Settings>, invocation: &Invocation) -> Result<Exit, Failure> {
+    let ssh = ssh(&settings)?;
+    match block_on(async { Ok::<_, Failure>(daemon::run(settings, ssh, invocation).await?) })? {
         Ended::FailedFast => Ok(Exit::Failed),
         Ended::Quietly | Ended::UpdatesFailed => Ok(Exit::Done),
     }
@@ -180,23 +215,27 @@ fn daemon(settings: Arc<Settings>, config: &Path) -> Result<Exit, Failure> {
 
 fn renew(settings: &Settings, config: &Path) -> Result<Exit, Failure> {
     tracing::debug!("Running renew");
-    let run = async {
-        let stop = shutdown::on_signal().unwrap_or_else(|_| CancellationToken::new());
-        renew::certbot::run(&settings.renew, config, &stop).await
-    };
-    match runtime()?.block_on(run) {
-        Ok(()) => Ok(Exit::Done),
-        Err(renew::certbot::RenewError::Failed { command, .. }) if settings.fail_fast => {
-            Err(format!("CertDeployError: Failed to run `{command}`").into())
+    let renewed = block_on(async {
+        let orders = shutdown::of_command()?;
+        tokio::select! {
+            renewed = renew::once(settings, config, &orders.stop) => Ok(renewed),
+            () = orders.at_once.cancelled() => Err(Failure::from("the renewal was cut off")),
         }
-        Err(error @ renew::certbot::RenewError::Failed { .. }) => {
-            tracing::error!("Failed to renew or check for renewable certificates. {error}");
+    })?;
+    match renewed {
+        Ok(()) => Ok(Exit::Done),
+        Err(error @ renew::RenewError::Failed { .. }) if !settings.fail_fast => {
+            tracing::error!("{}", error.complaint(false));
             Ok(Exit::Owed)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error.complaint(settings.fail_fast).into()),
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+/// Runs to the end of `work`; what waits for a disk or a name server on a thread of its own is not waited for.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }

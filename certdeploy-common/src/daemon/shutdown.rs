@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT -> one token that every wait watches. Must not decide what ends how.
+//! Signals -> tokens that every wait watches. Must not decide what ends how.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Takes note of SIGTERM, SIGINT and SIGHUP without ending, for as long as the guard lives: a supervisor signals all
@@ -17,16 +17,77 @@ pub fn ignore() -> std::io::Result<impl Sized> {
 /// # Errors
 /// The runtime has no signal driver.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
+    Ok(watch(false)?.stop)
+}
+
+/// What a process was told by signals to do about its end.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// The first of them: finish what is under way, begin nothing.
+    pub stop: CancellationToken,
+    /// The second: do not wait.
+    pub at_once: CancellationToken,
+}
+
+/// The orders for a daemon: SIGTERM and SIGINT. SIGHUP is its [`Reload`].
+///
+/// # Errors
+/// The runtime has no signal driver.
+pub fn of_daemon() -> std::io::Result<Orders> {
+    watch(false)
+}
+
+/// The orders for a command that ends by itself: SIGTERM, SIGINT, and SIGHUP from a terminal that is closed.
+///
+/// # Errors
+/// The runtime has no signal driver.
+pub fn of_command() -> std::io::Result<Orders> {
+    watch(true)
+}
+
+fn watch(hangup_ends: bool) -> std::io::Result<Orders> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let token = CancellationToken::new();
-    let fired = token.clone();
+    let mut hangup = if hangup_ends { Some(signal(SignalKind::hangup())?) } else { None };
+    let orders = Orders { stop: CancellationToken::new(), at_once: CancellationToken::new() };
+    let given = orders.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("Stopping on SIGTERM"),
-            _ = interrupt.recv() => tracing::info!("Stopping on SIGINT"),
+        for (token, how) in [(given.stop, "Stopping"), (given.at_once, "Stopping at once")] {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("{how} on SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("{how} on SIGINT"),
+                () = received(&mut hangup) => tracing::info!("{how} on SIGHUP"),
+            }
+            token.cancel();
         }
-        fired.cancel();
     });
-    Ok(token)
+    Ok(orders)
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// SIGHUP to a daemon; several that come while one is answered are one.
+#[derive(Debug)]
+pub struct Reload(Signal);
+
+impl Reload {
+    /// Watches for it from now on.
+    ///
+    /// # Errors
+    /// The runtime has no signal driver.
+    pub fn watch() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Returns when it was asked for.
+    pub async fn asked(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

@@ -4,12 +4,12 @@
 
 mod line;
 mod output;
+mod words;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter};
@@ -19,88 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 use line::{Fields, Line, Parts, Severity};
 pub use line::{LINE_LIMIT, escape};
 use output::Output;
-
-/// The five levels of the Python program's `log_level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogLevel {
-    /// Everything.
-    Debug,
-    /// What a person would want to know next month.
-    Info,
-    /// What will be tried again, or was refused.
-    Warning,
-    /// What a person must act on.
-    Error,
-    /// Nothing below the end of the process.
-    Critical,
-}
-
-impl LogLevel {
-    /// The names, exactly as they must be written.
-    pub const NAMES: [&'static str; 5] = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
-
-    /// The name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Debug => "DEBUG",
-            Self::Info => "INFO",
-            Self::Warning => "WARNING",
-            Self::Error => "ERROR",
-            Self::Critical => "CRITICAL",
-        }
-    }
-
-    /// Reads a name (upper case) or Python's number.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "DEBUG" | "10" => Some(Self::Debug),
-            "INFO" | "20" => Some(Self::Info),
-            "WARNING" | "30" => Some(Self::Warning),
-            "ERROR" | "40" => Some(Self::Error),
-            "CRITICAL" | "50" => Some(Self::Critical),
-            _ => None,
-        }
-    }
-
-    fn filter(self) -> LevelFilter {
-        match self {
-            Self::Debug => LevelFilter::DEBUG,
-            Self::Info => LevelFilter::INFO,
-            Self::Warning => LevelFilter::WARN,
-            Self::Error => LevelFilter::ERROR,
-            Self::Critical => LevelFilter::OFF,
-        }
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Journald when the output leads there, else text.
-    Auto,
-    /// `LEVEL:logger: message`.
-    Text,
-    /// One JSON object a line.
-    Json,
-    /// systemd's journal.
-    Journald,
-}
-
-impl LogFormat {
-    /// Reads a name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "auto" => Some(Self::Auto),
-            "text" => Some(Self::Text),
-            "json" => Some(Self::Json),
-            "journald" => Some(Self::Journald),
-            _ => None,
-        }
-    }
-}
+pub use words::{LogFormat, LogLevel};
 
 /// The stream that log lines go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
