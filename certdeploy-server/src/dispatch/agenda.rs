@@ -1,27 +1,35 @@
 //! Which target is visited next, and when. Pure: targets are numbers in the order of the config.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::clock::Millis;
 
-/// When each target is due. A target stands in it at most once.
+/// When each target is due. A target stands in it at most once; each change costs the same however many there are.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     waiting: BTreeSet<(Millis, usize)>,
     ready: BTreeSet<(bool, usize)>,
-    at: BTreeMap<usize, Millis>,
-    failed: BTreeSet<usize>,
+    at: HashMap<usize, Place>,
+    failed: HashSet<usize>,
+}
+
+/// Where a target stands.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Waiting(Millis),
+    Ready(bool),
 }
 
 impl Agenda {
     /// Puts a target on the agenda, or moves it; `None` takes it off.
     pub(super) fn set(&mut self, target: usize, at: Option<Millis>) {
-        if let Some(old) = self.at.remove(&target) {
-            self.waiting.remove(&(old, target));
-            self.ready.retain(|(_, ready)| *ready != target);
+        match self.at.remove(&target) {
+            Some(Place::Waiting(old)) => _ = self.waiting.remove(&(old, target)),
+            Some(Place::Ready(failed)) => _ = self.ready.remove(&(failed, target)),
+            None => {}
         }
         if let Some(at) = at {
-            self.at.insert(target, at);
+            self.at.insert(target, Place::Waiting(at));
             self.waiting.insert((at, target));
         }
     }
@@ -35,7 +43,9 @@ impl Agenda {
     pub(super) fn next(&mut self, now: Millis) -> Option<usize> {
         while let Some((at, target)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.remove(&(at, target));
-            self.ready.insert((self.failed.contains(&target), target));
+            let failed = self.failed.contains(&target);
+            self.ready.insert((failed, target));
+            self.at.insert(target, Place::Ready(failed));
         }
         let (_, target) = self.ready.pop_first()?;
         self.at.remove(&target);
@@ -45,6 +55,15 @@ impl Agenda {
     /// When somebody is due next.
     pub(super) fn earliest(&self, now: Millis) -> Option<Millis> {
         if self.ready.is_empty() { self.waiting.first().map(|(at, _)| *at) } else { Some(now) }
+    }
+
+    /// Moves everybody who waits: the clock was set.
+    pub(super) fn shift(&mut self, by: i64) {
+        for (at, target) in std::mem::take(&mut self.waiting) {
+            let at = Millis(at.0.saturating_add(by));
+            self.at.insert(target, Place::Waiting(at));
+            self.waiting.insert((at, target));
+        }
     }
 
     /// Whether nobody will ever be due.
@@ -81,6 +100,16 @@ mod tests {
         assert_eq!(agenda.next(Millis(1)), Some(0));
         agenda.set(1, None);
         assert_eq!(agenda.next(Millis(1)), None);
+        assert!(agenda.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_moves_those_who_wait() {
+        let mut agenda = Agenda::default();
+        agenda.set(0, Some(Millis(100_000)));
+        agenda.shift(-90_000);
+        assert_eq!(agenda.earliest(Millis(0)), Some(Millis(10_000)));
+        agenda.set(0, None);
         assert!(agenda.is_empty());
     }
 }

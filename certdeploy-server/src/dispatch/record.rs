@@ -1,4 +1,5 @@
-//! What came of a visit -> the queue and the log. It decides nothing that [`plan`] decides.
+//! What came of a visit -> what is written into the queue, and the log. It decides nothing that [`plan`] decides, and
+//! writes nothing itself: what several visits lead to goes to the disk together.
 
 use std::time::Duration;
 
@@ -8,72 +9,83 @@ use super::Mode;
 use super::visit::{self, End, Report};
 use crate::clock::Millis;
 use crate::config::Target;
-use crate::plan;
+use crate::plan::{self, Pace};
 use crate::push;
-use crate::queue::{Change, Delivery, Queue, QueueError, Setback, State};
+use crate::queue::{Change, Delivery, Holding, Setback, State, Write};
 
 /// How soon a target that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 
-/// What the words of the log depend on.
+/// What the words of the log, and what follows, depend on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Context {
     pub(super) mode: Mode,
     pub(super) fail_fast: bool,
-    pub(super) longest: Duration,
+    pub(super) pace: Pace,
+    /// `--push`: failed visits to this target so far.
+    pub(super) failures: u32,
     pub(super) now: Millis,
 }
 
-/// What the loop must know of it.
-#[derive(Debug, Clone, Copy, Default)]
+/// What the loop must do about it.
+#[derive(Debug, Default)]
 pub(super) struct Recorded {
-    /// Nothing failed.
-    pub(super) well: bool,
+    /// What to write.
+    pub(super) writes: Vec<Write>,
+    /// Something failed.
+    pub(super) failed: bool,
+    /// Something failed that another attempt may mend.
+    pub(super) passing: bool,
     /// Updates are known to have failed.
     pub(super) updates_failed: bool,
-    /// The target does not hold any more what it had acknowledged.
-    pub(super) missing: bool,
+    /// What the target does not hold any more though it had acknowledged it.
+    pub(super) gone: Vec<Holding>,
 }
 
-/// Writes it down.
-pub(super) fn record(
-    queue: &mut Queue,
-    target: &Target,
-    report: Report,
-    context: Context,
-) -> Result<Recorded, QueueError> {
+/// Says what follows from a report; `known` is what the target has acknowledged so far.
+pub(super) fn record(target: &Target, report: Report, known: Vec<Holding>, context: Context) -> Recorded {
     let now = context.now;
-    let mut recorded = Recorded { well: true, ..Recorded::default() };
+    let mut recorded = Recorded::default();
     for (delivery, end) in report.ends {
-        let path = delivery.path.display();
-        let attempt = delivery.attempts.saturating_add(1);
         match end {
             End::Acknowledged(holding) => {
+                let (path, attempt) = (delivery.path.display(), context.attempt(&delivery));
                 tracing::info!("Pushed {path} to {} in {attempt} attempts", target.place());
                 if let Some(Update::Failed { reason }) = &holding.update {
                     tracing::error!("Updates for {} at {} failed: {reason}", holding.lineage, target.id);
                     recorded.updates_failed = true;
                 }
-                queue.acknowledge(delivery.id, &holding)?;
+                recorded.writes.push(Write::Acknowledge(delivery.id, holding));
             }
-            End::NotNeeded => queue.apply(&[Change::Drop { id: delivery.id }], now)?,
+            End::NotNeeded => recorded.writes.push(Write::Change(Change::Drop { id: delivery.id })),
             End::Failed { failure, error } => {
-                recorded.well = false;
+                recorded.failed = true;
+                recorded.passing |= failure == plan::Failure::Passing;
                 tracing::error!("Error syncing with {}:{}: {error}", target.address, target.port);
-                let pace = plan::Pace { burst: target.burst, longest: context.longest, resume: None };
                 let seed = u64::try_from(now.0).unwrap_or_default() ^ u64::try_from(delivery.id).unwrap_or_default();
-                let setback = plan::set_back(delivery.attempts, pace, failure, error, seed, now);
+                let attempt = context.attempt(&delivery);
+                let mut setback = plan::set_back(attempt.saturating_sub(1), context.pace, failure, error, seed, now);
                 tell(target, &delivery, &setback, context);
-                queue.set_back(delivery.id, &setback, now)?;
+                if context.mode == Mode::Once {
+                    // The daemon's pauses are its own: somebody's tries by hand do not make them longer.
+                    (setback.attempts, setback.next_at) = (delivery.attempts, delivery.next_at);
+                }
+                recorded.writes.push(Write::SetBack(delivery.id, setback));
             }
         }
     }
     if let Some(asked) = report.holdings {
-        let taken = take(queue, target, asked, now)?;
-        recorded.missing = taken.missing;
-        recorded.updates_failed |= taken.updates_failed;
+        take(&mut recorded, target, asked, known, now);
     }
-    Ok(recorded)
+    recorded
+}
+
+impl Context {
+    /// The number of this attempt: the daemon's since the duty began, or this run's.
+    fn attempt(&self, delivery: &Delivery) -> u32 {
+        let before = if self.mode == Mode::Once { self.failures } else { delivery.attempts };
+        before.saturating_add(1)
+    }
 }
 
 fn tell(target: &Target, delivery: &Delivery, setback: &Setback, context: Context) {
@@ -81,7 +93,7 @@ fn tell(target: &Target, delivery: &Delivery, setback: &Setback, context: Contex
     let burst = target.burst.retries.saturating_add(1);
     let wait = context.now.until(setback.next_at).as_secs_f64();
     let path = delivery.path.display();
-    // Beyond the burst the number says how often it has been tried, by whomever.
+    // Beyond the burst the number says how often it has been tried.
     let number = if attempt <= burst { format!("#{attempt} of {burst}") } else { format!("#{attempt}") };
     match (setback.state, context.mode) {
         (State::Owed, _) if attempt < burst && !context.fail_fast => {
@@ -103,33 +115,33 @@ fn tell(target: &Target, delivery: &Delivery, setback: &Setback, context: Contex
     }
 }
 
-/// Writes down what a target says it holds; says what of it needs attention.
+/// What follows from what a target says it holds.
 fn take(
-    queue: &mut Queue,
+    recorded: &mut Recorded,
     target: &Target,
     asked: Result<Option<Holdings>, push::Error>,
+    mut known: Vec<Holding>,
     now: Millis,
-) -> Result<Recorded, QueueError> {
-    let mut known = queue.held_by(&target.id)?;
+) {
     match asked {
         Ok(Some(told)) => {
             let news = visit::news(known, &told, now);
-            queue.hold(&news.held)?;
+            recorded.writes.extend(news.held.into_iter().map(Write::Hold));
             for gone in &news.gone {
                 tracing::warn!("{} holds nothing of {} any more", target.id, gone.lineage);
-                queue.forget(&gone.target, &gone.lineage)?;
+                recorded.writes.push(Write::Forget(gone.target.clone(), gone.lineage.clone()));
             }
-            let updates_failed = news.held.iter().any(|held| matches!(held.update, Some(Update::Failed { .. })));
-            return Ok(Recorded { well: true, updates_failed, missing: !news.gone.is_empty() });
+            recorded.updates_failed |= news.updates_failed;
+            recorded.gone = news.gone;
+            return;
         }
-        Ok(None) => known.iter_mut().for_each(|held| held.ask_at = None),
+        // Another peer than before: this one cannot say.
+        Ok(None) => known.iter_mut().for_each(|held| (held.ask_at, held.generation) = (None, None)),
         Err(error) => {
             tracing::warn!("{} cannot be asked what it holds: {error}", target.id);
-            known.iter_mut().filter(|held| held.ask_at.is_some()).for_each(|held| {
-                held.ask_at = Some(now.after(ASK_AGAIN));
-            });
+            known.retain(|held| held.generation.is_some());
+            known.iter_mut().for_each(|held| held.ask_at = Some(now.after(ASK_AGAIN)));
         }
     }
-    queue.hold(&known)?;
-    Ok(Recorded { well: true, ..Recorded::default() })
+    recorded.writes.extend(known.into_iter().map(Write::Hold));
 }

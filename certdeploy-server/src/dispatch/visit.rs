@@ -1,16 +1,17 @@
-//! One visit to one target: lineages read anew, pushed, and each answer turned into what it means. It runs beside other
-//! visits and touches no queue.
+//! One visit to one target: connected, lineages read anew, pushed, and each answer turned into what it means. It runs
+//! beside other visits and touches no queue.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certdeploy_common::cert::{Bundle, Digest, FileName, check};
-use certdeploy_common::wire::{Holdings, Receipt, Update, Verdict};
+use certdeploy_common::cert::{Digest, FileName, check};
+use certdeploy_common::wire::{Held, Holdings, Receipt, Update, Verdict};
 
+use super::room::Seat;
+use super::shelf::Shelf;
 use crate::clock::Millis;
 use crate::config::Target;
-use crate::lineage::{self, Readable};
+use crate::lineage::Readable;
 use crate::plan::{self, Failure};
 use crate::push::{self, Answer, Ask, Parcel, Transport};
 use crate::queue::{Delivery, Holding};
@@ -19,7 +20,8 @@ use crate::queue::{Delivery, Holding};
 #[derive(Debug)]
 pub(super) struct Errand {
     pub(super) target: Arc<Target>,
-    pub(super) live: PathBuf,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) seat: Seat,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) ask: Ask,
 }
@@ -51,28 +53,50 @@ impl End {
     fn failed(failure: Failure, error: impl std::fmt::Display) -> Self {
         Self::Failed { failure, error: error.to_string() }
     }
+
+    fn of(error: &push::Error) -> Self {
+        Self::failed(if error.is_permanent() { Failure::Lasting } else { Failure::Passing }, error)
+    }
 }
 
-/// Reads, pushes, asks.
+/// Connects, waits for its turn, reads, pushes, asks.
 pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: fn() -> Millis) -> Report {
-    let Errand { target, live, deliveries, ask } = errand;
+    let Errand { target, shelf, mut seat, deliveries, ask } = errand;
     let mut ends = Vec::with_capacity(deliveries.len());
-    let mut sent = Vec::new();
-    let mut parcels = Vec::new();
+    // Nobody is bothered for what cannot be sent.
+    let mut sendable = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
-        match prepare(&target, &live, &delivery, clock()).await {
-            Ok((parcel, facts)) => {
+        match prepare(&target, &shelf, &delivery, clock()).await {
+            Ok(_) => {
                 tracing::info!("Pushing {} to {}", delivery.path.display(), target.place());
+                sendable.push(delivery);
+            }
+            Err(end) => ends.push((delivery, end)),
+        }
+    }
+    if sendable.is_empty() && matches!(ask, Ask::Nothing | Ask::First) {
+        return Report { ends, holdings: None };
+    }
+    let line = match transport.connect(&target).await {
+        Ok(line) => line,
+        Err(error) => {
+            ends.extend(sendable.into_iter().map(|delivery| (delivery, End::of(&error))));
+            return Report { ends, holdings: (ask == Ask::Holdings).then_some(Err(error)) };
+        }
+    };
+    seat.push().await;
+    // Read only now: while it waited for its turn it held no key, and what is sent is the newest.
+    let (mut sent, mut parcels) = (Vec::with_capacity(sendable.len()), Vec::with_capacity(sendable.len()));
+    for delivery in sendable {
+        match prepare(&target, &shelf, &delivery, clock()).await {
+            Ok((parcel, facts)) => {
                 sent.push((delivery, facts));
                 parcels.push(parcel);
             }
             Err(end) => ends.push((delivery, end)),
         }
     }
-    if parcels.is_empty() && ask == Ask::Nothing {
-        return Report { ends, holdings: None };
-    }
-    let visit = transport.visit(&target, parcels, ask).await;
+    let visit = transport.visit(line, &target, parcels, ask).await;
     let now = clock();
     for ((delivery, facts), answer) in sent.into_iter().zip(visit.answers) {
         let end = end(&delivery, facts, answer, now);
@@ -89,27 +113,21 @@ struct Sent {
     not_after: i64,
 }
 
-async fn prepare(
-    target: &Target,
-    live: &std::path::Path,
-    delivery: &Delivery,
-    now: Millis,
-) -> Result<(Parcel, Sent), End> {
-    let (path, force, live) = (delivery.path.clone(), delivery.force, live.to_owned());
-    let read = tokio::task::spawn_blocking(move || lineage::read(&path, &live, force, now.seconds())).await;
-    let readable = match read {
-        Ok(Ok(readable)) => readable,
-        Ok(Err((error, bundle))) if error.is_permanent() => {
-            let digest = bundle.map(|bundle: Bundle| bundle.only(&target.wanted).digest());
+async fn prepare(target: &Target, shelf: &Shelf, delivery: &Delivery, now: Millis) -> Result<(Parcel, Sent), End> {
+    let force = delivery.force;
+    let read = shelf.read(&delivery.path, force, now).await;
+    let readable = match &*read {
+        Ok(readable) => readable,
+        Err((error, bundle)) if error.is_permanent() => {
+            let digest = bundle.as_ref().map(|bundle| bundle.only(&target.wanted).digest());
             return Err(End::failed(Failure::Refused(digest), error));
         }
-        Ok(Err((error, _))) => return Err(End::failed(Failure::Passing, error)),
-        Err(panicked) => return Err(End::failed(Failure::Passing, panicked)),
+        Err((error, _)) => return Err(End::failed(Failure::Passing, error)),
     };
-    let domains = plan::needed(target, &readable.facts.names);
-    if domains.is_empty() {
+    if !plan::gets(target, &readable.lineage, &readable.facts.names) {
         return Err(End::NotNeeded);
     }
+    let domains = plan::needed(target, &readable.facts.names);
     let Readable { lineage, path, bundle, facts } = readable;
     let missing = |name: &&FileName| bundle.file(**name).is_none();
     if let Some(name) = target.wanted.iter().find(missing) {
@@ -117,8 +135,9 @@ async fn prepare(
         return Err(End::failed(Failure::Passing, error));
     }
     let bundle = bundle.only(&target.wanted);
-    let sent = Sent { digest: bundle.digest(), serial: facts.serial, not_after: facts.not_after };
-    let parcel = Parcel { lineage, bundle, domains, leaf: facts.leaf, time: now.seconds(), force };
+    let sent = Sent { digest: bundle.digest(), serial: facts.serial.clone(), not_after: facts.not_after };
+    let leaf = facts.leaf.clone();
+    let parcel = Parcel { lineage: lineage.clone(), bundle, domains, leaf, time: now.seconds(), force };
     Ok((parcel, sent))
 }
 
@@ -126,19 +145,15 @@ fn end(delivery: &Delivery, sent: Sent, answer: Result<Answer, push::Error>, now
     match answer {
         Ok(Answer::Placed) => End::Acknowledged(holding(delivery, sent, now)),
         Ok(Answer::Receipt(receipt)) => by_receipt(delivery, sent, receipt, now),
-        Err(error) if error.is_permanent() => End::failed(Failure::Lasting, error),
-        Err(error) => End::failed(Failure::Passing, error),
+        Ok(Answer::Holds(held)) => End::Acknowledged(held_as(holding(delivery, sent, now), held, now)),
+        Err(error) => End::of(&error),
     }
 }
 
 fn by_receipt(delivery: &Delivery, sent: Sent, receipt: Receipt, now: Millis) -> End {
     match (receipt.verdict, receipt.held) {
         (Verdict::Deployed | Verdict::Unchanged, Some(held)) if held.digest == sent.digest => {
-            let mut holding = holding(delivery, sent, now);
-            holding.generation = Some(held.generation);
-            holding.ask_at = ask_at(&held.update, now);
-            holding.update = Some(held.update);
-            End::Acknowledged(holding)
+            End::Acknowledged(held_as(holding(delivery, sent, now), held, now))
         }
         (Verdict::Deployed | Verdict::Unchanged, _) => {
             End::failed(Failure::Passing, "ProtocolError: the receipt says deployed, but names other files")
@@ -165,6 +180,13 @@ fn holding(delivery: &Delivery, sent: Sent, now: Millis) -> Holding {
     }
 }
 
+fn held_as(mut holding: Holding, held: Held, now: Millis) -> Holding {
+    holding.generation = Some(held.generation);
+    holding.ask_at = ask_at(&held.update, now);
+    holding.update = Some(held.update);
+    holding
+}
+
 /// When to ask about pending updates: just after they fell due, and then ever more rarely while they run.
 pub(super) fn ask_at(update: &Update, now: Millis) -> Option<Millis> {
     const SOON: Duration = Duration::from_secs(1);
@@ -182,8 +204,10 @@ pub(super) fn ask_at(update: &Update, now: Millis) -> Option<Millis> {
 /// What a target says it holds, beside what it acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// Rows to write.
+    /// Rows that changed.
     pub(super) held: Vec<Holding>,
+    /// Updates are known to have failed.
+    pub(super) updates_failed: bool,
     /// Rows to forget: it holds nothing of these lineages.
     pub(super) gone: Vec<Holding>,
 }
@@ -191,11 +215,12 @@ pub(super) struct News {
 /// Compares the two. Another certificate than the acknowledged one is told, but not fought: somebody rolled back.
 pub(super) fn news(known: Vec<Holding>, told: &Holdings, now: Millis) -> News {
     let mut news = News::default();
-    for mut holding in known {
-        let Some(held) = told.lineages.get(&holding.lineage) else {
-            news.gone.push(holding);
+    for known in known {
+        let Some(held) = told.lineages.get(&known.lineage) else {
+            news.gone.push(known);
             continue;
         };
+        let mut holding = known.clone();
         if held.digest != holding.digest && holding.serial != held.serial {
             tracing::warn!(
                 "{} holds another certificate of {} than it acknowledged: serial {}, until {} UTC",
@@ -213,7 +238,10 @@ pub(super) fn news(known: Vec<Holding>, told: &Holdings, now: Millis) -> News {
         holding.generation = Some(held.generation);
         holding.ask_at = ask_at(&held.update, now);
         holding.update = Some(held.update.clone());
-        news.held.push(holding);
+        news.updates_failed |= matches!(held.update, Update::Failed { .. });
+        if holding != known {
+            news.held.push(holding);
+        }
     }
     news
 }

@@ -1,0 +1,112 @@
+//! What follows from visits that have ended: written into the queue, all that ended together at once, and each target put
+//! back on the agenda. What is lost between the end of a visit and the disk is only done again.
+
+use certdeploy_common::fs::lock::Lock;
+use tokio::task::{Id, JoinError};
+
+use super::record::{self, Context, Recorded};
+use super::visit::Report;
+use super::{Dispatcher, Ended, Mode};
+use crate::clock::Millis;
+use crate::plan::Pace;
+use crate::push::Transport;
+use crate::queue::{QueueError, Standing};
+
+/// A visit that has ended.
+type Done = Result<(Id, Report), JoinError>;
+
+/// What of a visit matters to the agenda.
+struct Past {
+    index: usize,
+    failed: bool,
+    passing: bool,
+    /// Until all is written, no other process visits the target.
+    _lock: Lock,
+}
+
+impl<T: Transport> Dispatcher<T> {
+    /// Takes this visit, and all others that have ended by now.
+    pub(super) fn finish(&mut self, first: Done) -> Result<(), QueueError> {
+        let now = self.now()?;
+        let (mut writes, mut past, mut next) = (Vec::new(), Vec::new(), Some(first));
+        while let Some(done) = next {
+            if let Some((visit, recorded)) = self.end(done, now)? {
+                writes.extend(recorded.writes);
+                past.push(visit);
+            }
+            next = self.running.try_join_next_with_id();
+        }
+        self.queue.write(&writes, now)?;
+        let indices: Vec<usize> = past.iter().map(|past| past.index).collect();
+        match self.mode {
+            Mode::Daemon => self.schedule(indices, now),
+            Mode::Once => {
+                let of = |index: &usize| self.targets.get(*index).map(|target| &target.id);
+                let standing = self.queue.standing(indices.iter().filter_map(of))?;
+                for (past, standing) in past.iter().zip(standing) {
+                    self.again(past, standing, now);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self, done: Done, now: Millis) -> Result<Option<(Past, Recorded)>, QueueError> {
+        let (id, report) = match done {
+            Ok((id, report)) => (id, Some(report)),
+            Err(error) => {
+                tracing::error!("A visit broke: {error}");
+                (error.id(), None)
+            }
+        };
+        let Some((index, lock)) = self.visits.remove(&id) else { return Ok(None) };
+        self.visited.remove(&index);
+        let Some(target) = self.targets.get(index).cloned() else { return Ok(None) };
+        let Some(report) = report else {
+            let later = (self.mode == Mode::Daemon).then(|| now.after(self.settings.push.longest));
+            self.agenda.set(index, later);
+            return Ok(None);
+        };
+        let known = if report.holdings.is_some() { self.queue.held_by(&target.id)? } else { Vec::new() };
+        let policy = &self.settings.push;
+        let resume = (!policy.forever).then_some(self.reconcile_at);
+        let context = Context {
+            mode: self.mode,
+            fail_fast: self.settings.fail_fast,
+            pace: Pace { burst: target.burst, longest: policy.longest, resume },
+            failures: self.failures.get(&index).copied().unwrap_or_default(),
+            now,
+        };
+        let mut recorded = record::record(&target, report, known, context);
+        if recorded.updates_failed && self.ended == Ended::Quietly {
+            self.ended = Ended::UpdatesFailed;
+        }
+        if recorded.failed && self.settings.fail_fast {
+            self.ended = Ended::FailedFast;
+        }
+        for lost in std::mem::take(&mut recorded.gone) {
+            self.look.lost(self.settings.live_directory.join(lost.lineage.as_str()), index);
+        }
+        self.agenda.went(index, !recorded.failed);
+        Ok(Some((Past { index, failed: recorded.failed, passing: recorded.passing, _lock: lock }, recorded)))
+    }
+
+    /// `--push`: another attempt of the burst, if something is still open.
+    fn again(&mut self, past: &Past, standing: Standing, now: Millis) {
+        let Some(target) = self.targets.get(past.index) else { return };
+        if standing.tries.is_none() {
+            tracing::debug!("Done pushing all lineages to {}", target.place());
+            return;
+        }
+        if !past.failed {
+            // More than one errand's worth.
+            self.agenda.set(past.index, Some(now));
+            return;
+        }
+        let failures = self.failures.entry(past.index).or_default();
+        *failures += 1;
+        if *failures <= target.burst.retries && past.passing {
+            self.agenda.set(past.index, Some(now.after(target.burst.interval)));
+        }
+    }
+}
