@@ -51,7 +51,7 @@ pub enum Form {
 #[derive(Debug, Default)]
 pub struct Found {
     /// Keys that it may show.
-    pub keys: Vec<PublicKey>,
+    pub keys: Vec<(u32, PublicKey)>,
     /// Keys that it must not show.
     pub revoked: Vec<(u32, PublicKey)>,
     /// Keys of authorities, which are not used.
@@ -106,7 +106,7 @@ impl KnownHosts {
         let mut found = Found::default();
         for line in self.lines.iter().filter(|line| line.hosts.include(names)) {
             match (&line.key, line.mark) {
-                (Ok(key), Mark::None) => found.keys.push(key.clone()),
+                (Ok(key), Mark::None) => found.keys.push((line.number, key.clone())),
                 (Ok(key), Mark::Revoked) => found.revoked.push((line.number, key.clone())),
                 (_, Mark::Authority) => found.authorities.push(line.number),
                 (Err(error), Mark::None) => found.unused.push(error.clone()),
@@ -210,7 +210,9 @@ mod tests {
 
     /// A and B, as far as they are found.
     fn keys(found: &Found) -> String {
-        let name = |key: &PublicKey| if key.key_data() == key::parse_public(A).unwrap().key_data() { 'A' } else { 'B' };
+        let name = |(_, key): &(u32, PublicKey)| {
+            if key.key_data() == key::parse_public(A).unwrap().key_data() { 'A' } else { 'B' }
+        };
         found.keys.iter().map(name).collect()
     }
 

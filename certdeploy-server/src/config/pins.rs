@@ -13,7 +13,7 @@ use super::file::TargetFile;
 use super::known_hosts::{Form, Found, KnownHosts};
 
 /// The largest `known_hosts`, in bytes.
-const KNOWN_HOSTS: u64 = 4 * 1024 * 1024;
+pub const KNOWN_HOSTS: u64 = 4 * 1024 * 1024;
 /// The largest `pubkey_filename`, in bytes.
 const KEYS: u64 = 64 * 1024;
 
@@ -90,7 +90,7 @@ impl PinBook {
             })
         } else {
             self.warn_of_authorities(host, &found, problems);
-            found.keys.clone()
+            found.keys.iter().map(|(_, key)| key.clone()).collect()
         };
         if pinned.is_empty() && complaints.is_empty() {
             complaints.push(Complaint::new(place, self.nothing_known(host, port, &found)));
@@ -166,7 +166,7 @@ fn from_file(path: &Path, host: &str, port: u16) -> Result<Vec<PublicKey>, Strin
         return Err(format!("Line {line}: {reason}; expected lines like `ssh-ed25519 AAAA...`"));
     }
     let found = known.of(host, port);
-    let mut keys = found.keys;
+    let mut keys: Vec<PublicKey> = found.keys.into_iter().map(|(_, key)| key).collect();
     keys.retain(|key| !found.revoked.iter().any(|(_, revoked)| revoked.key_data() == key.key_data()));
     if !keys.is_empty() {
         return Ok(keys);

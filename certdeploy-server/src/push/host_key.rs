@@ -14,7 +14,7 @@ use super::connect::Cut;
 use super::error::{Error, Step, within};
 
 /// Our algorithms, the pinned keys' kinds first, so that a host with several keys shows one of these.
-pub(super) fn preferred(pins: &[PublicKey]) -> russh::Preferred {
+pub(crate) fn preferred(pins: &[PublicKey]) -> russh::Preferred {
     let mut preferred = key::preferred();
     let mut kinds: Vec<Algorithm> = preferred.key.to_vec();
     kinds.sort_by_key(|kind| !pins.iter().any(|pin| is_of(&pin.algorithm(), kind)));
