@@ -1,6 +1,7 @@
 //! A lineage's directory -> [`Bundle`]: all four files of one archive version, or none. It reads and compares; what the
 //! files are good for is decided elsewhere.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -118,6 +119,20 @@ pub fn all(live: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Which of `paths` lay in certbot's `live/` and are no longer there; none if `live/` itself cannot be seen.
+#[must_use]
+pub fn gone<'a>(live: &Path, paths: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
+    if !live.is_dir() {
+        return BTreeSet::new();
+    }
+    let is_gone = |path: &&Path| {
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        path.parent() == Some(live) && path.metadata().as_ref().err().is_some_and(missing)
+    };
+    let named: BTreeSet<&Path> = paths.collect();
+    named.into_iter().filter(is_gone).map(Path::to_owned).collect()
+}
+
 fn whole(path: &Path, elsewhere: bool) -> Result<Bundle, LineageError> {
     let mut found = String::new();
     for look in 0..LOOKS {
@@ -141,13 +156,13 @@ fn whole(path: &Path, elsewhere: bool) -> Result<Bundle, LineageError> {
 
 /// What the names of a lineage point to.
 #[derive(Debug, PartialEq, Eq)]
-struct Versions(Vec<(FileName, Option<PathBuf>, Stamp)>);
+pub(crate) struct Versions(Vec<(FileName, Option<PathBuf>, Stamp)>);
 
 /// Tells a file from its successor: device, inode, length, change time.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Versions {
-    fn of(path: &Path) -> Result<Self, LineageError> {
+    pub(crate) fn of(path: &Path) -> Result<Self, LineageError> {
         let unreadable = |file, source| LineageError::Unreadable { path: path.to_owned(), file, source };
         path.read_dir().map_err(|source| unreadable(None, source))?;
         let mut all = Vec::with_capacity(4);
