@@ -1,11 +1,100 @@
-//! `check`: config, keys, reachable files and lineages are looked at; nothing is changed.
+//! `check`: config, keys, reachable files and lineages are looked at, and everything that is wrong is said at once.
+//! Nothing is changed, made or connected to.
+
+mod lineages;
+mod places;
+
+use std::fmt::Write as _;
+use std::path::Path;
 
 use certdeploy_common::daemon::exit::Exit;
+use certdeploy_common::daemon::logging::Stream;
 
-use crate::Failure;
 use crate::cli::Invocation;
+use crate::config::effective;
+use crate::config::{self, Examined, Settings};
+use crate::{Failure, log};
+
+/// The most lines of one kind that are printed; the count of the rest follows.
+const LINES: usize = 1000;
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Findings {
+    /// What keeps the program from doing its work.
+    errors: Vec<String>,
+    /// What a person should look at.
+    warnings: Vec<String>,
+    /// What is good to know.
+    notes: Vec<String>,
+}
+
+impl Findings {
+    fn error(&mut self, text: impl Into<String>) {
+        self.errors.push(text.into());
+    }
+
+    fn warn(&mut self, text: impl AsRef<str>) {
+        self.warnings.push(format!("warning: {}", text.as_ref()));
+    }
+
+    fn note(&mut self, text: impl AsRef<str>) {
+        self.notes.push(format!("note: {}", text.as_ref()));
+    }
+
+    /// The problems first, one line each.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for lines in [&self.errors, &self.warnings, &self.notes] {
+            for line in lines.iter().take(LINES) {
+                let _ = writeln!(text, "{line}");
+            }
+            if let Some(more @ 1..) = lines.len().checked_sub(LINES) {
+                let _ = writeln!(text, "... and {more} more");
+            }
+        }
+        let (errors, warnings) = (self.errors.len(), self.warnings.len());
+        let _ = writeln!(text, "{errors} errors, {warnings} warnings");
+        text
+    }
+}
 
 pub(crate) fn check(invocation: &Invocation, effective: bool) -> Result<Exit, Failure> {
-    let _ = (invocation, effective);
-    Err("`check` is not there yet".into())
+    log::without_settings(&invocation.log, Stream::Stderr);
+    let text = config::text(&invocation.config)?;
+    let file = &invocation.config;
+    let Examined { settings, errors, warnings } = config::examine(file, &text);
+    let mut findings = Findings { errors, warnings, notes: Vec::new() };
+    if let Some(settings) = &settings {
+        look(file, &text, settings, &mut findings);
+    }
+    let fine = findings.errors.is_empty();
+    if effective && settings.is_some() && fine {
+        let level = invocation.log.level.map(|level| ("log_level", level.name().to_owned()));
+        // If stderr is closed, the config is still what was asked for.
+        let _ = say(&findings.text());
+        return Ok(crate::print(&effective::effective(file, &text, level.as_slice())));
+    }
+    let printed = if effective { say(&findings.text()) } else { crate::print(&findings.text()) };
+    Ok(if fine { printed } else { Exit::Failed })
+}
+
+/// To stderr, where stdout is for the config.
+fn say(text: &str) -> Exit {
+    use std::io::Write as _;
+    match std::io::stderr().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn look(file: &Path, text: &str, settings: &Settings, findings: &mut Findings) {
+    let at = config::Places::of(file, text);
+    places::config(file, findings);
+    places::key(settings, findings);
+    places::queue(settings, &at, findings);
+    places::logs(settings, &at, findings);
+    places::certbot(settings, &at, findings);
+    places::hook(settings, findings);
+    lineages::look(settings, &at, findings);
 }

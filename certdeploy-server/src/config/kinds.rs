@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use certdeploy_common::daemon::logging::LogFormat;
-use certdeploy_common::setting::duration;
+use certdeploy_common::setting::value::scalar;
+use certdeploy_common::setting::yaml::{Content, Node};
+use certdeploy_common::setting::{Complaint, Kind, Located, Problems, Value, duration, number};
 
 /// Whether targets are served one after another or side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +95,10 @@ certdeploy_common::scalar_kinds! {
     /// `renew_every`.
     EveryText -> Every, "whole number from 1, or a day of the week",
         "be an integer greater than or equal to 1 or a day of the week",
-        ["1", "12", "monday", "week"], ["0", "-1", "mondays"], |text| match text.parse::<u32>() {
-            Ok(0 | 1_000_001..) => None,
-            Ok(count) => Some(Every::Count(count)),
-            Err(_) => Unit::parse(text).map(Every::Unit),
+        ["1", "12", "monday", "week"], ["0", "-1", "mondays"], |text| match number::whole(text) {
+            Some(count @ 1..=1_000_000) => u32::try_from(count).ok().map(Every::Count),
+            Some(_) => None,
+            None => Unit::parse(text).map(Every::Unit),
         };
     /// A length of time that is never none.
     Interval -> Duration, "seconds", "be a number of seconds greater than 0",
@@ -109,9 +111,63 @@ certdeploy_common::scalar_kinds! {
         ["/var/cache/certdeploy", "sub/dir", "''"], ["{}", "[]"], |text| Some(text.trim_end_matches('/').to_owned());
 }
 
+/// `join_timeout`: a limit, or null for none. 0, which the Python program took, is none too.
+#[derive(Debug)]
+pub struct JoinLimit;
+impl Value for JoinLimit {
+    type Out = Option<Duration>;
+    const KIND: Kind = Kind {
+        name: "seconds",
+        expected: "be a number of seconds, or null to set no limit",
+        valid: &["1", "0.5", "'30'", "null", "0"],
+        invalid: &["-1", "soon"],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        if matches!(node.content, Content::Null) {
+            return Ok(None);
+        }
+        let limit = scalar(key, &node, Self::KIND.expected, duration::seconds)?;
+        if limit.is_zero() {
+            problems.warn(node.place, format!("`{key}` is 0; it is taken as null: no limit"));
+        }
+        Ok(Some(limit).filter(|limit| !limit.is_zero()))
+    }
+}
+
+/// A list of words. One text is several words, with a warning: the Python program took it in its own way.
+#[derive(Debug)]
+pub struct Words;
+impl Value for Words {
+    type Out = Vec<Located<String>>;
+    const KIND: Kind = Kind {
+        name: "list of text",
+        expected: "be a list of text",
+        valid: &["[a.example, b.example]", "a.example", "[]"],
+        invalid: &["{}", "[{}]", "[[x]]"],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        let text = |node: &Node| scalar(key, node, Self::KIND.expected, |text| Some(text.to_owned()));
+        match &node.content {
+            Content::Null => Ok(Vec::new()),
+            Content::List(items) => {
+                items.iter().map(|item| Ok(Located { value: text(item)?, place: item.place })).collect()
+            }
+            Content::Scalar { .. } | Content::Map(_) => {
+                let written = text(&node)?;
+                let words: Vec<&str> = written.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+                let taken = words.join(", ");
+                problems.warn(node.place, format!("`{key}` should be a list; it is taken as [{taken}]"));
+                Ok(words.into_iter().map(|word| Located { value: word.to_owned(), place: node.place }).collect())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use certdeploy_common::setting::{Problems, Value, yaml};
+    use certdeploy_common::setting::yaml;
 
     use super::*;
 
@@ -133,6 +189,8 @@ mod tests {
         table::<Limit>();
         table::<RemotePath>();
         table::<OnStartText>();
+        table::<JoinLimit>();
+        table::<Words>();
         table::<LogFormatText>();
     }
 }

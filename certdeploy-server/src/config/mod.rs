@@ -20,6 +20,7 @@ use certdeploy_common::fs::bounded::ReadError;
 use certdeploy_common::fs::text::{self, TextError};
 use certdeploy_common::setting::list::read_section;
 use certdeploy_common::setting::place::ConfigWarning;
+use certdeploy_common::setting::yaml::Content;
 use certdeploy_common::setting::{Complaint, ConfigError, Place, Problems, yaml};
 
 pub use settings::{Settings, Timeouts};
@@ -83,15 +84,70 @@ pub fn parse(path: &Path, text: &str) -> Result<(Settings, Vec<ConfigWarning>), 
 }
 
 fn parse_with(path: &Path, text: &str, demand: Demand) -> Result<(Settings, Vec<ConfigWarning>), ConfigError> {
-    let node = yaml::parse(text).map_err(|complaint| ConfigError::single(path, complaint))?;
+    let (settings, problems) = understand(path, text, demand);
+    problems.finish(path, settings)
+}
+
+fn understand(path: &Path, text: &str, demand: Demand) -> (Option<Settings>, Problems) {
     let mut problems = Problems::default();
-    let written = read_section::<ServerFile>(node, &mut problems);
+    let written = match yaml::parse(text) {
+        Ok(node) => read_section::<ServerFile>(node, &mut problems),
+        Err(complaint) => {
+            problems.error(complaint);
+            None
+        }
+    };
     let settings = written.and_then(|mut written| {
         paths::of_server(path, &mut written, &mut problems);
         let further = directory::targets(&written.client_config_directory, &mut problems);
         settings::settings(path, written, further, demand, &mut problems)
     });
-    problems.finish(path, settings)
+    (settings, problems)
+}
+
+/// A config with all that is wrong with it.
+#[derive(Debug)]
+pub struct Examined {
+    /// What could be understood; without the targets that are wrong.
+    pub settings: Option<Settings>,
+    /// What refuses it, a line each.
+    pub errors: Vec<String>,
+    /// What does not, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Understands as much of the config's text as can be.
+#[must_use]
+pub fn examine(path: &Path, text: &str) -> Examined {
+    let (settings, problems) = understand(path, text, Demand::Pinned);
+    let (errors, warnings) = problems.lines(path);
+    Examined { settings, errors, warnings }
+}
+
+/// Where the keys of a config stand, for complaints about what their values lead to.
+#[derive(Debug)]
+pub struct Places {
+    file: String,
+    keys: Vec<(String, Place)>,
+}
+
+impl Places {
+    /// Those of `text`, the config that is called `file`.
+    #[must_use]
+    pub fn of(file: &Path, text: &str) -> Self {
+        let keys = match yaml::parse(text).map(|node| node.content) {
+            Ok(Content::Map(pairs)) => pairs.into_iter().map(|(key, node)| (key.name, node.place)).collect(),
+            _ => Vec::new(),
+        };
+        Self { file: file.display().to_string(), keys }
+    }
+
+    /// The start of a line about the value of `key`: `server.yml:3:5: `, or only the file's name if it was not written.
+    #[must_use]
+    pub fn key(&self, key: &str) -> String {
+        let place = self.keys.iter().find(|(name, _)| name == key).map(|(_, place)| *place);
+        place.map_or_else(|| format!("{}: ", self.file), |place| format!("{}:{place}: ", self.file))
+    }
 }
 
 #[cfg(test)]
