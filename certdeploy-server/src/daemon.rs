@@ -23,7 +23,7 @@ use crate::config::Settings;
 use crate::dispatch::wake::Wake;
 use crate::dispatch::{Dispatcher, Ended, Mode};
 use crate::push::Ssh;
-use crate::queue::{Check, Queue, QueueError};
+use crate::queue::{Check, Queue, QueueError, import};
 use crate::renew::{self, Renewed};
 use reload::{Loaded, Loading};
 
@@ -58,8 +58,9 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, invocation: &Invocation) -> 
     tracing::debug!("Running daemon");
     let orders = shutdown::of_daemon()?;
     let reload = Reload::watch()?;
-    let queue = Queue::open(&settings.queue_dir, Check::Whole, clock::now())?;
+    let mut queue = Queue::open(&settings.queue_dir, Check::Whole, clock::now())?;
     let _lock = only_one(&settings.queue_dir)?;
+    import::import(&mut queue, &settings, clock::now());
     warn_of_tmpfs(&settings.queue_dir);
     let wake = Wake::bind(&settings.queue_dir);
     if let Err(error) = &wake {
@@ -184,6 +185,7 @@ impl Daemon {
             tokio::select! {
                 ended = &mut *work => return Ok(Turn::Ended(ended)),
                 () = self.reload.asked(), if self.loading.is_none() && !stopping => {
+                    tracing::info!("Reloading on SIGHUP");
                     self.notifier.reloading();
                     self.loading = Some(reload::begin(&self.settings.borrow(), &self.invocation));
                 }

@@ -39,7 +39,7 @@ use config::Settings;
 use dispatch::{Dispatcher, Ended, Mode};
 use log::Need;
 use push::Ssh;
-use queue::{Check, Queue, QueueError};
+use queue::{Check, Queue, import};
 
 /// Why a command failed; each line of it is one error line.
 type Failure = Box<dyn std::error::Error>;
@@ -146,11 +146,17 @@ fn keygen(path: &Path) -> Result<Exit, Failure> {
 }
 
 fn status(settings: Arc<Settings>, json: bool) -> Result<Exit, Failure> {
-    let (deliveries, holdings, renewals) = match Queue::look(&settings.queue_dir)? {
+    let (rows, run) = match Queue::look(&settings.queue_dir)? {
         None => Default::default(),
-        Some(mut queue) => (queue.deliveries()?, queue.holdings()?, queue.renewals()?.len()),
+        Some(mut queue) => {
+            let (deliveries, holdings, renewals) = (queue.deliveries()?, queue.holdings()?, queue.waiting()?);
+            (report::status::Rows { deliveries, holdings, renewals }, renew::record::read(&mut queue)?)
+        }
     };
-    let status = report::status::status(&settings.targets, deliveries, holdings, renewals);
+    let gone = lineage::gone(&settings.live_directory, rows.deliveries.iter().map(|owed| owed.path.as_path()));
+    let status = report::status::status(&settings.targets, rows, &gone, clock::now());
+    let last_run = |record| report::renewal::last_run(&record, settings.renew.interval, &renew::civil::Zone::local());
+    let status = status.with(run.map(last_run));
     let printed = print(&if json { status.json() } else { status.table() });
     Ok(if printed == Exit::Done && !status.fine { Exit::Owed } else { printed })
 }
@@ -168,12 +174,7 @@ fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
     if renewal.path.metadata().is_ok_and(|meta| !meta.is_dir()) {
         return Err(format!("lineage `{}` is not a directory", renewal.path.display()).into());
     }
-    let append = |check| Queue::open(&settings.queue_dir, check, now)?.append(&renewal, now);
-    match append(Check::Opening) {
-        // Damage that opening does not show: looked for, set aside, and this renewal is not lost.
-        Err(error) if error.is_damage() => append(Check::Whole)?,
-        appended => appended?,
-    }
+    Queue::add(&settings.queue_dir, &renewal, now, || dispatch::wake::ring(&settings.queue_dir))?;
     tracing::info!("Queued lineage {}", renewal.path.display());
     dispatch::wake::ring(&settings.queue_dir);
     if handed.push { push(settings) } else { Ok(Exit::Done) }
@@ -188,7 +189,9 @@ fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
     tracing::debug!("Running manual push without a running daemon");
     let ssh = ssh(&settings)?;
     let open = |check| Queue::open(&settings.queue_dir, check, clock::now());
-    let dispatcher = Dispatcher::new(Arc::clone(&settings), open(Check::Whole)?, ssh, Mode::Once, clock::now);
+    let mut queue = open(Check::Whole)?;
+    import::import(&mut queue, &settings, clock::now());
+    let dispatcher = Dispatcher::new(Arc::clone(&settings), queue, ssh, Mode::Once, clock::now);
     let ended = block_on(async {
         let orders = shutdown::of_command()?;
         tokio::select! {
@@ -196,7 +199,7 @@ fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
             () = orders.at_once.cancelled() => Ok(None),
         }
     })?;
-    let left = |mut queue: Queue| Ok::<_, QueueError>(!queue.deliveries()?.is_empty() || !queue.renewals()?.is_empty());
+    let left = |mut queue: Queue| queue.is_empty().map(|empty| !empty);
     Ok(match ended {
         Some(Ended::FailedFast) => Exit::Failed,
         Some(Ended::UpdatesFailed) => Exit::Owed,
@@ -224,7 +227,7 @@ fn renew(settings: &Settings, config: &Path) -> Result<Exit, Failure> {
     })?;
     match renewed {
         Ok(()) => Ok(Exit::Done),
-        Err(error @ renew::RenewError::Failed { .. }) if !settings.fail_fast => {
+        Err(error) if error.is_no_fault_of_ours() && !settings.fail_fast => {
             tracing::error!("{}", error.complaint(false));
             Ok(Exit::Owed)
         }

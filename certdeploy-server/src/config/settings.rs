@@ -27,6 +27,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// The directory of the queue.
     pub queue_dir: PathBuf,
+    /// Where the Python program kept its queue when `queue_dir` was not set, if ours is the default too.
+    pub former_queue_dir: Option<PathBuf>,
     /// certbot's `live/`.
     pub live_directory: PathBuf,
     /// How often the two are compared.
@@ -98,6 +100,11 @@ pub struct RenewPolicy {
     pub jitter: Duration,
 }
 
+/// The default of `queue_dir`.
+const QUEUE_DIR: &str = "/var/lib/certdeploy";
+/// The Python program's default; a tmpfs, so it is not ours.
+const FORMER_QUEUE_DIR: &str = "/var/run/certdeploy";
+
 /// Makes settings of what was written in `file` and in `further` files of targets; what is wrong goes to `problems`.
 pub fn settings(
     file: &Path,
@@ -130,11 +137,13 @@ pub fn settings(
         PushMode::Serial => (1, 0),
         PushMode::Parallel => (count(written.push_concurrency.value), count(written.connect_concurrency.value)),
     };
+    let former = (written.queue_dir.value == Path::new(QUEUE_DIR)).then(|| FORMER_QUEUE_DIR.into());
     Some(Settings {
         key,
         targets,
         known_hosts: written.known_hosts.value,
         timeouts,
+        former_queue_dir: former,
         queue_dir: written.queue_dir.value,
         live_directory: written.live_directory.value,
         reconcile_interval: written.reconcile_interval.value,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Change, Owed, Queue, QueueError};
 use crate::clock::Millis;
-use crate::config::Target;
+use crate::config::{Settings, Target};
 
 const FILE: &str = "queue.json";
 /// Its being there is the lock of the Python program.
@@ -26,11 +26,10 @@ const LIMIT: u64 = 32 * 1024 * 1024;
 
 /// What the entries of a Python queue are taken for.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// The targets of the config.
-    pub targets: &'a [Target],
+struct Known<'a> {
+    targets: &'a [Target],
     /// certbot's `live/`, for lineages that were queued by a relative path.
-    pub live: &'a Path,
+    live: &'a Path,
 }
 
 /// Why a `queue.json` is not taken over.
@@ -48,8 +47,15 @@ enum ImportError {
     Queue(#[from] QueueError),
 }
 
-/// Takes over what is in the `directories`; what is wrong with it is only logged.
-pub fn import(queue: &mut Queue, directories: &[PathBuf], known: Known<'_>, now: Millis) {
+/// Takes over what the Python program left, in `queue_dir` and where it kept its queue without that setting; what is
+/// wrong with it is only logged.
+pub fn import(queue: &mut Queue, settings: &Settings, now: Millis) {
+    let directories = [Some(&settings.queue_dir), settings.former_queue_dir.as_ref()];
+    let known = Known { targets: &settings.targets, live: &settings.live_directory };
+    all(queue, directories.into_iter().flatten(), known, now);
+}
+
+fn all<'a>(queue: &mut Queue, directories: impl Iterator<Item = &'a PathBuf>, known: Known<'_>, now: Millis) {
     for directory in directories {
         let file = directory.join(FILE);
         if file.symlink_metadata().is_err() {
@@ -256,7 +262,8 @@ mod tests {
         fn import(&mut self) -> Vec<(String, String)> {
             let live = self.dir.path().join("live");
             let known = Known { targets: &self.targets, live: &live };
-            import(&mut self.queue, &[self.dir.path().join("nothing"), self.dir.path().join("queue")], known, NOW);
+            let directories = [self.dir.path().join("nothing"), self.dir.path().join("queue")];
+            all(&mut self.queue, directories.iter(), known, NOW);
             let rows = self.queue.deliveries().unwrap();
             let dir = self.dir.path().display().to_string();
             rows.into_iter()

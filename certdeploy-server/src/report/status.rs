@@ -1,12 +1,15 @@
 //! The table of `status`: who holds what, what is owed and why. Pure: rows in, text out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use certdeploy_common::cert::check::show_time;
 use certdeploy_common::daemon::logging::escape;
 use certdeploy_common::wire::Update;
 use serde::Serialize;
 
+use super::renewal::LastRun;
+use crate::clock::Millis;
 use crate::config::Target;
 use crate::queue::{Delivery, Holding, State};
 
@@ -19,12 +22,15 @@ pub struct Line {
     pub address: String,
     /// The lineage; none for a target that never got one.
     pub lineage: Option<String>,
-    /// `delivered`, `owed`, `failed`, `refused`, or `none`.
+    /// `delivered`, `owed`, `host key` (the target shows another one than is pinned), `failed`, `refused`, `gone` (its
+    /// files are no longer there: nothing is owed any more), or `none`.
     pub state: &'static str,
     /// The serial number of what the target holds.
     pub serial: Option<String>,
     /// Until when that is valid, in Unix seconds.
     pub expires: Option<i64>,
+    /// `good`, `soon` (within a week), or `expired`.
+    pub expiry: Option<&'static str>,
     /// The generation the target gave it.
     pub generation: Option<u64>,
     /// `done`, `pending`, `failed`; none for targets that cannot say.
@@ -52,24 +58,42 @@ pub struct Line {
 pub struct Status {
     /// Renewals that nobody has looked at yet.
     pub renewals: usize,
-    /// Whether nothing is owed, failed or refused.
+    /// Whether nothing is owed, failed or refused, no update failed, and nothing that a target holds is expired.
     pub fine: bool,
+    /// The last run of certbot; none if there was never a daemon that had one.
+    pub renewal: Option<LastRun>,
     /// All lines, by target and lineage.
     pub deliveries: Vec<Line>,
 }
 
-/// Puts the rows together.
+/// What the queue holds.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// What is owed.
+    pub deliveries: Vec<Delivery>,
+    /// What was acknowledged.
+    pub holdings: Vec<Holding>,
+    /// How many renewals nobody has looked at.
+    pub renewals: usize,
+}
+
+/// A certificate that ends sooner than this is marked; certbot renews long before.
+const SOON: i64 = 7 * 86_400;
+
+/// Puts the rows together, at the time `now`; the lineages in `gone` have left `live_directory`.
 #[must_use]
-pub fn status(targets: &[Target], deliveries: Vec<Delivery>, holdings: Vec<Holding>, renewals: usize) -> Status {
+pub fn status(targets: &[Target], rows: Rows, gone: &BTreeSet<PathBuf>, now: Millis) -> Status {
+    let Rows { deliveries, holdings, renewals } = rows;
     let mut lines: BTreeMap<(String, Option<String>), Line> = BTreeMap::new();
     for target in targets {
         let line = Line { target: target.id.to_string(), address: target.place(), state: "none", ..Line::default() };
         lines.insert((line.target.clone(), None), line);
     }
-    let find = |target: &str| targets.iter().find(|known| known.id.as_str() == target);
+    let by_id: HashMap<&str, &Target> = targets.iter().map(|target| (target.id.as_str(), target)).collect();
+    let find = |target: &str| by_id.get(target).copied();
     for holding in holdings {
         let Some(target) = find(holding.target.as_str()) else { continue };
-        let line = of_holding(target, holding);
+        let line = of_holding(target, holding, now);
         lines.insert((line.target.clone(), line.lineage.clone()), line);
     }
     for delivery in deliveries {
@@ -78,20 +102,40 @@ pub fn status(targets: &[Target], deliveries: Vec<Delivery>, holdings: Vec<Holdi
         let line = lines.entry(key).or_default();
         (line.target, line.address) = (target.id.to_string(), target.place());
         line.lineage = Some(delivery.lineage.to_string());
-        line.state = delivery.state.as_str();
+        let is_gone = gone.contains(&delivery.path);
+        line.state = if is_gone { "gone" } else { state(&delivery) };
         line.owed_serial = delivery.serial;
         line.attempts = delivery.attempts;
-        line.next_try = (delivery.state != State::Refused).then(|| delivery.next_at.seconds());
+        line.next_try = (delivery.state != State::Refused && !is_gone).then(|| delivery.next_at.seconds());
         line.last_error = delivery.last_error;
     }
-    let served: Vec<String> = lines.keys().filter(|(_, lineage)| lineage.is_some()).map(|(id, _)| id.clone()).collect();
+    let served: BTreeSet<String> =
+        lines.keys().filter(|(_, lineage)| lineage.is_some()).map(|(id, _)| id.clone()).collect();
     lines.retain(|(id, lineage), _| lineage.is_some() || !served.contains(id));
     let lines: Vec<Line> = lines.into_values().collect();
-    let good = |line: &Line| matches!(line.state, "delivered" | "none") && line.update != Some("failed");
-    Status { renewals, fine: renewals == 0 && lines.iter().all(good), deliveries: lines }
+    let good = |line: &Line| {
+        matches!(line.state, "delivered" | "none" | "gone")
+            && line.update != Some("failed")
+            && line.expiry != Some("expired")
+    };
+    Status { renewals, fine: renewals == 0 && lines.iter().all(good), renewal: None, deliveries: lines }
 }
 
-fn of_holding(target: &Target, holding: Holding) -> Line {
+/// The word for how a delivery stands. A host key that does not match is for a person to look at.
+fn state(delivery: &Delivery) -> &'static str {
+    let other_key = delivery.last_error.as_ref().is_some_and(|error| error.starts_with("BadHostKeyException"));
+    if delivery.state == State::Failed && other_key { "host key" } else { delivery.state.as_str() }
+}
+
+fn expiry(not_after: i64, now: i64) -> &'static str {
+    match not_after - now {
+        left if left < 0 => "expired",
+        left if left < SOON => "soon",
+        _ => "good",
+    }
+}
+
+fn of_holding(target: &Target, holding: Holding, now: Millis) -> Line {
     let (update, update_due, update_reason) = match holding.update {
         None => (None, None, None),
         Some(Update::Pending { due }) => (Some("pending"), Some(due), None),
@@ -105,6 +149,7 @@ fn of_holding(target: &Target, holding: Holding) -> Line {
         state: "delivered",
         serial: Some(holding.serial),
         expires: Some(holding.not_after),
+        expiry: Some(expiry(holding.not_after, now.seconds())),
         generation: holding.generation,
         update,
         update_due,
@@ -116,6 +161,14 @@ fn of_holding(target: &Target, holding: Holding) -> Line {
 }
 
 impl Status {
+    /// With what is known of certbot's last run; a failed one is not fine.
+    #[must_use]
+    pub fn with(mut self, renewal: Option<LastRun>) -> Self {
+        self.fine &= renewal.as_ref().is_none_or(|run| run.state != "failed");
+        self.renewal = renewal;
+        self
+    }
+
     /// As JSON, with a line's end.
     #[must_use]
     pub fn json(&self) -> String {
@@ -151,9 +204,12 @@ impl Status {
             text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
             text.push('\n');
         }
-        if self.renewals > 0 {
-            text.push_str(&format!("{} renewals wait in the queue\n", self.renewals));
+        match self.renewals {
+            0 => {}
+            1 => text.push_str("1 renewal waits in the queue\n"),
+            more => text.push_str(&format!("{more} renewals wait in the queue\n")),
         }
+        text.extend(self.renewal.iter().map(LastRun::line));
         text
     }
 }
@@ -170,7 +226,7 @@ fn row(line: &Line) -> Vec<String> {
         or_dash(line.lineage.clone()),
         line.state.to_owned(),
         or_dash(line.serial.clone()),
-        or_dash(line.expires.map(show_time)),
+        or_dash(line.expires.map(|time| format!("{}{}", show_time(time), mark(line.expiry)))),
         or_dash(line.generation.map(|number| number.to_string())),
         update,
         line.attempts.to_string(),
@@ -179,78 +235,13 @@ fn row(line: &Line) -> Vec<String> {
     ]
 }
 
-#[cfg(test)]
-mod tests {
-    use certdeploy_common::cert::Digest;
-
-    use super::*;
-    use crate::clock::Millis;
-    use crate::config::TargetId;
-
-    fn targets() -> Vec<Target> {
-        let pin = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
-        let text = format!(
-            "{{privkey_filename: /k, client_configs: [{{name: one, address: h, domains: [a.b], pubkey: {pin}}}, \
-             {{name: two, address: i, domains: [a.b], pubkey: {pin}}}]}}"
-        );
-        crate::config::parse(std::path::Path::new("s.yml"), &text).unwrap().0.targets
-    }
-
-    fn holding(update: Update) -> Holding {
-        Holding {
-            target: TargetId::stored("one".into()),
-            lineage: "x".parse().unwrap(),
-            digest: Digest::of(b""),
-            serial: "0a".into(),
-            not_after: 86_400,
-            generation: Some(2),
-            acked_at: Millis(5_000),
-            update: Some(update),
-            ask_at: None,
-        }
-    }
-
-    fn delivery(target: &str) -> Delivery {
-        Delivery {
-            id: 1,
-            target: TargetId::stored(target.into()),
-            lineage: "x".parse().unwrap(),
-            path: "/live/x".into(),
-            digest: None,
-            serial: Some("0b".into()),
-            not_after: None,
-            force: false,
-            state: State::Owed,
-            attempts: 3,
-            next_at: Millis(7_000),
-            last_error: Some("no\nway".into()),
-        }
-    }
-
-    #[test]
-    fn all_is_fine_when_everything_is_delivered_and_updated() {
-        let status = status(&targets(), vec![], vec![holding(Update::Done)], 0);
-        assert!(status.fine);
-        let states: Vec<_> = status.deliveries.iter().map(|line| (line.target.as_str(), line.state)).collect();
-        assert_eq!(states, [("one", "delivered"), ("two", "none")]);
-        assert!(
-            status.table().contains("one     x        delivered  0a      1970-01-02 00:00:00  2    done"),
-            "{}",
-            status.table()
-        );
-    }
-
-    #[test]
-    fn what_is_owed_failed_or_waiting_is_not_fine_and_is_shown() {
-        let owed = status(&targets(), vec![delivery("one"), delivery("gone")], vec![holding(Update::Done)], 0);
-        assert!(!owed.fine && owed.deliveries.len() == 2, "a target that left the config is not shown");
-        let line = &owed.deliveries[0];
-        assert_eq!((line.state, line.serial.as_deref(), line.owed_serial.as_deref()), ("owed", Some("0a"), Some("0b")));
-        assert!(owed.table().contains("no\\nway"));
-        assert!(owed.json().contains("\"next_try\": 7"));
-        let failed = Update::Failed { reason: "script".into() };
-        assert!(!status(&targets(), vec![], vec![holding(failed)], 0).fine);
-        assert!(status(&targets(), vec![], vec![holding(Update::Pending { due: 9 })], 0).fine);
-        assert!(!status(&targets(), vec![], vec![], 1).fine);
+fn mark(expiry: Option<&str>) -> &'static str {
+    match expiry {
+        Some("expired") => " EXPIRED",
+        Some("soon") => " soon",
+        _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests;
