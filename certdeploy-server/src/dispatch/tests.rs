@@ -1,20 +1,29 @@
 //! Retries, order, parallelism and back-off against a transport that does as it is told, under a clock that jumps.
 
+mod clock;
+mod first;
+mod fleet;
+
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Mutex;
+
+use certdeploy_common::cert::Digest;
+use certdeploy_common::fs::lock;
 
 use certdeploy_common::wire::{Held, Holdings, PushId, Receipt, Update, Verdict};
 use tokio::time::Instant;
 
 use super::*;
 use crate::hook::Renewal;
-use crate::push::{self, Answer, Parcel, Visit};
+use crate::push::{self, Answer, Ask, Parcel, Visit};
 use crate::queue::{Check, State};
 
 thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// By how many milliseconds the wall's clock was set since then.
+    static SET: Cell<i64> = const { Cell::new(0) };
 }
 
 /// The paused clock, as milliseconds since some year.
@@ -23,7 +32,12 @@ fn paused() -> Millis {
         START.set(Some(Instant::now()));
         Instant::now()
     });
-    Millis(1_750_000_000_000).after(start.elapsed())
+    Millis(1_750_000_000_000 + SET.get()).after(start.elapsed())
+}
+
+/// The seconds that have passed, whatever the wall's clock says.
+fn passed() -> u64 {
+    u64::try_from((paused().0 - SET.get() - 1_750_000_000_000) / 1000).unwrap()
 }
 
 /// What a target does at one visit.
@@ -37,8 +51,10 @@ enum Act {
     Deploy(i64),
     /// Refuses everything.
     Refuse,
-    /// Fails after so many seconds.
+    /// Cannot be connected to, which shows after so many seconds.
     Fail(u64, push::Error),
+    /// Takes everything, after so many seconds.
+    Slow(u64),
 }
 
 fn broken() -> Act {
@@ -50,51 +66,70 @@ fn broken() -> Act {
 struct Scripted {
     acts: Mutex<HashMap<String, VecDeque<Act>>>,
     seen: Mutex<Vec<(u64, String, usize, Ask)>>,
-    held: Mutex<Holdings>,
+    held: Mutex<HashMap<String, Holdings>>,
 }
 
 #[derive(Clone, Default)]
 struct Fake(Arc<Scripted>);
 
 impl Transport for Fake {
-    async fn visit(&self, target: &Target, parcels: Vec<Parcel>, ask: Ask) -> Visit {
-        let seconds = (paused().0 - 1_750_000_000_000) / 1000;
+    type Line = Act;
+
+    async fn connect(&self, target: &Target) -> Result<Act, push::Error> {
         let id = target.id.to_string();
-        self.0.seen.lock().unwrap().push((u64::try_from(seconds).unwrap(), id.clone(), parcels.len(), ask));
         let act = {
             let mut acts = self.0.acts.lock().unwrap();
-            let acts = acts.entry(id).or_default();
+            let acts = acts.entry(id.clone()).or_default();
             if acts.len() > 1 { acts.pop_front().unwrap() } else { acts.front().cloned().unwrap_or(Act::Place) }
         };
-        if let Act::Fail(after, _) = &act {
-            tokio::time::sleep(Duration::from_secs(*after)).await;
+        if let Act::Fail(after, error) = act {
+            self.0.seen.lock().unwrap().push((passed(), id, 0, Ask::Nothing));
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            return Err(error);
         }
-        let answers = parcels.iter().map(|parcel| self.0.answer(&act, parcel)).collect();
-        let holdings = (ask == Ask::Holdings).then(|| Ok(Some(self.0.held.lock().unwrap().clone())));
-        Visit { answers, holdings }
+        Ok(act)
+    }
+
+    async fn visit(&self, act: Act, target: &Target, parcels: Vec<Parcel>, ask: Ask) -> Visit {
+        let id = target.id.as_str();
+        self.0.seen.lock().unwrap().push((passed(), id.to_owned(), parcels.len(), ask));
+        if let Act::Slow(seconds) = act {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+        let answers = parcels.iter().map(|parcel| Ok(self.0.answer(&act, id, parcel, ask))).collect();
+        let told = || self.0.held.lock().unwrap().get(id).cloned().unwrap_or_default();
+        Visit { answers, holdings: (ask == Ask::Holdings).then(|| Ok(Some(told()))) }
     }
 }
 
 impl Scripted {
-    fn answer(&self, act: &Act, parcel: &Parcel) -> Result<Answer, push::Error> {
-        let receipt = |verdict, update| {
-            let held = Held {
+    fn answer(&self, act: &Act, target: &str, parcel: &Parcel, ask: Ask) -> Answer {
+        let mut held = self.held.lock().unwrap();
+        let held = held.entry(target.to_owned()).or_default();
+        let same = held.lineages.get(&parcel.lineage).filter(|held| held.digest == parcel.bundle.digest());
+        if let (Ask::First, Some(same)) = (ask, same) {
+            return Answer::Holds(same.clone());
+        }
+        let mut receipt = |verdict, update| {
+            let got = Held {
                 digest: parcel.bundle.digest(),
                 generation: 1,
                 serial: "0a".into(),
                 not_after: 9_000_000_000,
                 update,
             };
-            self.held.lock().unwrap().lineages.insert(parcel.lineage.clone(), held.clone());
+            if verdict == Verdict::Deployed {
+                held.lineages.insert(parcel.lineage.clone(), got.clone());
+            }
             let push = PushId::new([0; 16]);
-            Ok(Answer::Receipt(Receipt { push, lineage: Some(parcel.lineage.clone()), verdict, held: Some(held) }))
+            Answer::Receipt(Receipt { push, lineage: Some(parcel.lineage.clone()), verdict, held: Some(got) })
         };
         match act {
-            Act::Place => Ok(Answer::Placed),
+            Act::Place | Act::Slow(_) => Answer::Placed,
             Act::Deploy(after) => receipt(Verdict::Deployed, Update::Pending { due: paused().seconds() + after }),
             Act::Update => receipt(Verdict::Deployed, Update::Done),
             Act::Refuse => receipt(Verdict::Refused { reason: "no".into() }, Update::Done),
-            Act::Fail(_, error) => Err(error.clone()),
+            Act::Fail(..) => unreachable!("not connected"),
         }
     }
 }
@@ -110,6 +145,7 @@ impl Stage {
     /// Targets `t0`, `t1`, ... and lineages `l0`, `l1`, ... that all of them want.
     fn new(targets: usize, lineages: usize, more: &str) -> Self {
         START.set(None);
+        SET.set(0);
         let dir = tempfile::tempdir().unwrap();
         let pin = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
         let mut text = format!(
@@ -178,7 +214,8 @@ async fn one_run_makes_one_burst_and_does_not_let_a_dead_target_delay_the_others
     assert_eq!(ended, Ended::Quietly);
     assert_eq!(visits(&seen), [(0, "t0"), (0, "t1"), (0, "t2"), (30, "t0"), (60, "t0")]);
     let left = stage.queue().deliveries().unwrap();
-    assert_eq!((left.len(), left[0].attempts, left[0].state), (1, 3, State::Owed));
+    assert_eq!((left.len(), left[0].attempts, left[0].state), (1, 0, State::Owed), "the daemon's pauses stay");
+    assert!(left[0].last_error.is_some());
     assert_eq!(stage.queue().holdings().unwrap().len(), 2);
 }
 
@@ -247,12 +284,12 @@ async fn pending_updates_are_asked_about_when_they_are_due() {
     let done = async {
         tokio::time::sleep(Duration::from_secs(50)).await;
         let mut held = stage.fake.0.held.lock().unwrap();
-        held.lineages.values_mut().for_each(|held| held.update = Update::Done);
+        held.values_mut().flat_map(|told| told.lineages.values_mut()).for_each(|held| held.update = Update::Done);
     };
     let ((_, seen), ()) = tokio::join!(stage.run(Mode::Daemon, 1000), done);
     assert_eq!(
         seen.iter().map(|(at, _, _, ask)| (*at, *ask)).collect::<Vec<_>>(),
-        [(0, Ask::Nothing), (61, Ask::Holdings)]
+        [(0, Ask::First), (61, Ask::Holdings)]
     );
     assert_eq!(stage.queue().holdings().unwrap()[0].update, Some(Update::Done));
 }
@@ -271,11 +308,11 @@ async fn a_target_that_lost_what_it_held_gets_it_again() {
     stage.act("t0", &[Act::Update]);
     let lose = async {
         tokio::time::sleep(Duration::from_secs(100)).await;
-        stage.fake.0.held.lock().unwrap().lineages.clear();
+        stage.fake.0.held.lock().unwrap().clear();
     };
     let ((_, seen), ()) = tokio::join!(stage.run(Mode::Daemon, 4000), lose);
     let what: Vec<_> = seen.iter().map(|(at, _, parcels, ask)| (*at, *parcels, *ask)).collect();
-    assert_eq!(what, [(0, 1, Ask::Nothing), (3600, 0, Ask::Holdings), (3600, 1, Ask::Nothing)]);
+    assert_eq!(what, [(0, 1, Ask::First), (3600, 0, Ask::Holdings), (3600, 1, Ask::First)]);
     assert_eq!(stage.queue().holdings().unwrap().len(), 1);
 }
 

@@ -1,0 +1,87 @@
+//! The first start of a new queue: what targets hold already is taken, not pushed; who cannot say gets one push.
+
+use super::*;
+
+/// Ends the queue, as if it had never been.
+fn lose_the_queue(stage: &Stage) {
+    std::fs::remove_dir_all(&stage.settings.queue_dir).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_queue_takes_what_targets_hold_and_owes_what_differs() {
+    let stage = Stage::new(3, 2, "");
+    for target in ["t0", "t1"] {
+        stage.act(target, &[Act::Update]);
+    }
+    let (_, seen) = stage.run(Mode::Daemon, 5).await;
+    assert_eq!(seen.len(), 3, "one visit brings both: {seen:?}");
+    lose_the_queue(&stage);
+    // One of two has lost one of two; t2 cannot say what it holds.
+    let gone = "l1".parse().unwrap();
+    stage.fake.0.held.lock().unwrap().get_mut("t1").unwrap().lineages.remove(&gone);
+    let stage = Stage { stop: CancellationToken::new(), ..stage };
+    let (_, seen) = stage.run(Mode::Daemon, 7000).await;
+    let mut queue = stage.queue();
+    assert!(queue.deliveries().unwrap().is_empty());
+    assert_eq!(queue.holdings().unwrap().len(), 6);
+    let firsts = seen.iter().filter(|(.., ask)| *ask == Ask::First).count();
+    let asked: Vec<&str> =
+        seen.iter().filter(|(.., ask)| *ask == Ask::Holdings).map(|(_, id, ..)| id.as_str()).collect();
+    assert_eq!((firsts, asked), (3, vec!["t0", "t1"]), "{seen:?}");
+    let written: Vec<_> = queue.holdings().unwrap().into_iter().filter(|held| held.generation.is_none()).collect();
+    assert!(written.iter().all(|held| held.target.as_str() == "t2") && written.len() == 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_was_added_gets_its_certificates_without_a_renewal() {
+    let stage = Stage::new(1, 2, "");
+    let _ = stage.run(Mode::Daemon, 5).await;
+    let wider = Stage::new(2, 0, "");
+    let mut settings = (*stage.settings).clone();
+    settings.targets = wider.settings.targets.clone();
+    let stage = Stage { settings: Arc::new(settings), stop: CancellationToken::new(), ..stage };
+    let (_, seen) = stage.run(Mode::Daemon, 5).await;
+    assert_eq!(seen, [(0, "t1".to_owned(), 2, Ask::First)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_certificate_is_remembered_over_starts_until_it_is_forced() {
+    let stage = Stage::new(1, 1, "reconcile_interval: 60\n");
+    stage.act("t0", &[Act::Refuse]);
+    let (_, seen) = stage.run(Mode::Daemon, 1000).await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    let stage = Stage { stop: CancellationToken::new(), ..stage };
+    stage.renew(0);
+    let (_, seen) = stage.run(Mode::Daemon, 1000).await;
+    assert_eq!(seen, []);
+    let path = stage.dir.path().join("live/l0");
+    let domains = vec!["a.example".parse().unwrap()];
+    let forced = Renewal { path, lineage: "l0".parse().unwrap(), domains, force: true, anew: true };
+    stage.queue().append(&forced, paused()).unwrap();
+    let stage = Stage { stop: CancellationToken::new(), ..stage };
+    assert_eq!(stage.run(Mode::Daemon, 1000).await.1.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_forever_it_waits_for_the_next_comparison_after_the_burst() {
+    let more = "push_retries: 1\npush_retry_interval: 10\npush_retry_forever: no\nreconcile_interval: 1000\n";
+    let stage = Stage::new(1, 1, more);
+    stage.act("t0", &[broken()]);
+    let (_, seen) = stage.run(Mode::Daemon, 2500).await;
+    let at: Vec<u64> = seen.iter().map(|(at, ..)| *at).collect();
+    assert_eq!(at, [0, 10, 1000, 1010, 2000, 2010], "a burst at each comparison");
+    assert_eq!(stage.queue().deliveries().unwrap().len(), 1, "owed and shown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_push_by_hand_leaves_the_daemons_pauses_alone() {
+    let stage = Stage::new(1, 1, "push_retries: 2\npush_retry_interval: 10\n");
+    stage.act("t0", &[broken()]);
+    let _ = stage.run(Mode::Daemon, 100).await;
+    let before = stage.queue().deliveries().unwrap();
+    let stage = Stage { stop: CancellationToken::new(), ..stage };
+    let (_, seen) = stage.run(Mode::Once, 1000).await;
+    assert_eq!(seen.len(), 3, "its own burst: {seen:?}");
+    let after = stage.queue().deliveries().unwrap();
+    assert_eq!((after[0].attempts, after[0].next_at), (before[0].attempts, before[0].next_at));
+}
