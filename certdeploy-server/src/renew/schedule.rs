@@ -1,16 +1,18 @@
-//! When certbot runs: `renew_every`, `renew_unit` and `renew_at` -> a clokwerk schedule. It must not run anything.
+//! When certbot runs: `renew_every`, `renew_unit` and `renew_at` -> the moment after a given one. Pure: it reads no clock
+//! and runs nothing.
 //!
-//! Days and weeks are counted on the *civil* clock, handed to clokwerk as if it were UTC: it then never meets an hour
-//! that does not exist or exists twice. Minutes and hours are counted on true UTC, or a repeated hour would starve them.
+//! clokwerk's arithmetic decides; its `Scheduler` is not used, because it keeps what is next in memory, cannot be asked
+//! for it, and so can neither make up a run that was missed nor say in `status` when the next one is.
+//!
+//! Days, weeks and days of the week are counted on the civil clock; minutes and hours truly, or an hour that comes twice
+//! would starve them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Local, NaiveTime, TimeZone, Utc};
-use clokwerk::timeprovider::{ChronoTimeProvider, TimeProvider};
-use clokwerk::{Interval as Every, Job, Scheduler};
+use chrono::{NaiveTime, TimeDelta};
+use clokwerk::{Interval as Every, NextTime};
 
+use super::civil::{Civil, Zone};
 use crate::clock::Millis;
 use crate::config::kinds::Unit;
 
@@ -71,132 +73,75 @@ impl At {
         }
     }
 
-    fn time(self) -> NaiveTime {
-        NaiveTime::from_hms_opt(self.hour, self.minute, self.second).unwrap_or_default()
+    fn of_day(self) -> TimeDelta {
+        TimeDelta::seconds(i64::from(self.hour * 3_600 + self.minute * 60 + self.second))
     }
 }
 
 impl Interval {
-    /// Whether a renewal is due at the start of the daemon, given when the last one ran: intervals catch up, times of
-    /// day and days of the week wait for their time.
+    /// The moment of the first renewal after `last`, which is the end of the last one, or the start of the schedule.
+    ///
+    /// With `renew_at` it is the first such time later than all but one of the units: a run that was late, or ended
+    /// late, does not move the next one. Without, the units are counted from `last`.
     #[must_use]
-    pub fn overdue(&self, last: Option<Millis>, now: Millis) -> bool {
-        let seconds: u64 = match self.unit {
-            _ if self.at.is_some() => return false,
-            Unit::Weekday(_) => return false,
-            Unit::Minute => 60,
-            Unit::Hour => 3_600,
-            Unit::Day => 86_400,
-            Unit::Week => 604_800,
+    pub fn next(self, last: Millis, zone: &Zone) -> Millis {
+        let start = zone.civil(last);
+        let most = i64::from(self.count.max(1)) - 1;
+        match (self.unit, self.at) {
+            (Unit::Minute, at) => self.even(last, zone, 60, Every::Minutes(1), at),
+            (Unit::Hour, at) => self.even(last, zone, 3_600, Every::Hours(1), at),
+            (Unit::Day, None) => zone.moment(start + TimeDelta::days(most + 1)),
+            (Unit::Week, None) => zone.moment(start + TimeDelta::days(7 * (most + 1))),
+            (Unit::Day, Some(at)) => civil(Every::Days(1), at.of_day(), start, most, last, zone),
+            (Unit::Week, Some(at)) => civil(Every::Days(1), at.of_day(), start, 7 * most + 6, last, zone),
+            (Unit::Weekday(day), Some(at)) => civil(weekday(day), at.of_day(), start, 0, last, zone),
+            // Any time of that day would do; the one at which the schedule began spreads the world's certbots.
+            (Unit::Weekday(day), None) => {
+                civil(weekday(day), start.time() - NaiveTime::default(), start, 0, last, zone)
+            }
+        }
+    }
+
+    /// Minutes and hours, which are all of one length.
+    fn even(self, last: Millis, zone: &Zone, seconds: u64, base: Every, at: Option<At>) -> Millis {
+        let units = |count: u32| Duration::from_secs(seconds * u64::from(count));
+        let Some(at) = at else { return last.after(units(self.count.max(1))) };
+        let on = |from: Millis, wall: Civil| {
+            let wait = (first(base, at.of_day(), wall) - wall).num_milliseconds();
+            Millis(from.0.saturating_add(wait))
         };
-        let period = Duration::from_secs(seconds * u64::from(self.count));
-        last.is_none_or(|last| last.after(period) <= now)
-    }
-}
-
-/// The local civil time, labelled as UTC.
-#[derive(Debug)]
-pub struct Civil;
-
-impl TimeProvider for Civil {
-    fn now<Tz: TimeZone + Sync + Send>(tz: &Tz) -> DateTime<Tz> {
-        Local::now().naive_local().and_utc().with_timezone(tz)
-    }
-}
-
-/// A running schedule; somebody has to ask it.
-pub struct Schedule {
-    clock: Clock,
-}
-
-enum Clock {
-    Civil(Ticking<Civil>),
-    True(Ticking<ChronoTimeProvider>),
-}
-
-impl Schedule {
-    /// Starts counting now.
-    #[must_use]
-    pub fn new(interval: Interval) -> Self {
-        let clock = match interval.unit {
-            Unit::Minute | Unit::Hour => Clock::True(Ticking::new(interval)),
-            Unit::Day | Unit::Week | Unit::Weekday(_) => Clock::Civil(Ticking::new(interval)),
-        };
-        Self { clock }
-    }
-
-    /// Whether a renewal has fallen due since the last time this was asked; several are one.
-    pub fn due(&mut self) -> bool {
-        match &mut self.clock {
-            Clock::Civil(ticking) => ticking.due(),
-            Clock::True(ticking) => ticking.due(),
+        let from = last.after(units(self.count.max(1) - 1));
+        let next = on(from, zone.civil(from));
+        // Where clocks change by half an hour, "at :30" moves; the moment of the change may itself be the one.
+        match zone.change(from) {
+            Some(change) if change <= next => {
+                let second = TimeDelta::seconds(1);
+                on(Millis(change.0 - second.num_milliseconds()), zone.civil(change) - second)
+            }
+            _ => next,
         }
     }
 }
 
-struct Ticking<P: TimeProvider> {
-    scheduler: Scheduler<Utc, P>,
-    rung: Arc<AtomicBool>,
+/// On the civil clock: the first `time` of a `base` day that is more than `days` after `start`, which is `last`.
+fn civil(base: Every, time: TimeDelta, start: Civil, days: i64, last: Millis, zone: &Zone) -> Millis {
+    let mut next = first(base, time, start + TimeDelta::days(days));
+    // In an hour that comes twice, the first time of it was meant.
+    while zone.moment(next) <= last {
+        next = first(base, time, next);
+    }
+    zone.moment(next)
 }
 
-impl<P: TimeProvider> Ticking<P> {
-    fn new(interval: Interval) -> Self {
-        let mut scheduler = Scheduler::with_tz_and_provider::<Utc, P>(Utc);
-        let rung = Arc::new(AtomicBool::new(false));
-        let bell = Arc::clone(&rung);
-        let mut entries = entries(interval).into_iter();
-        if let Some((every, time)) = entries.next() {
-            let job = scheduler.every(every);
-            if let Some(time) = time {
-                job.at_time(time);
-            }
-            for (every, time) in entries {
-                job.and_every(every);
-                if let Some(time) = time {
-                    job.at_time(time);
-                }
-            }
-            job.run(move || bell.store(true, Ordering::SeqCst));
-        }
-        Self { scheduler, rung }
-    }
-
-    fn due(&mut self) -> bool {
-        self.scheduler.run_pending();
-        self.rung.swap(false, Ordering::SeqCst)
-    }
+/// The first `base` plus `offset` after `from`.
+fn first(base: Every, offset: TimeDelta, from: Civil) -> Civil {
+    // clokwerk's `prev` is strict, and means the one before when asked on the dot.
+    let begin = base.prev(&(from + TimeDelta::seconds(1)));
+    let within = begin + offset;
+    if within > from { within } else { base.next(&begin) + offset }
 }
 
-/// What clokwerk is told. A time within the hour or minute becomes all its times of a day: clokwerk's `plus` means
-/// "the next multiple of", which is not that.
-fn entries(interval: Interval) -> Vec<(Every, Option<NaiveTime>)> {
-    let count = interval.count;
-    let Some(at) = interval.at else {
-        return vec![match interval.unit {
-            Unit::Minute => (Every::Minutes(count), None),
-            Unit::Hour => (Every::Hours(count), None),
-            Unit::Day => (Every::Days(count), None),
-            Unit::Week => (Every::Weeks(count), None),
-            Unit::Weekday(day) => (weekday(day), None),
-        }];
-    };
-    let minutes = match interval.unit {
-        Unit::Minute => count,
-        Unit::Hour => count.saturating_mul(60),
-        Unit::Day => return vec![(Every::Days(count), Some(at.time()))],
-        Unit::Week => return vec![(Every::Weeks(count), Some(at.time()))],
-        Unit::Weekday(day) => return vec![(weekday(day), Some(at.time()))],
-    };
-    const DAY: u32 = 24 * 60;
-    if minutes >= DAY {
-        return vec![(Every::Days(minutes / DAY), Some(at.time()))];
-    }
-    let step = usize::try_from(minutes).unwrap_or(1).max(1);
-    let time = |start: u32| At { hour: start / 60, minute: start % 60 + at.minute, second: at.second }.time();
-    (0..DAY).step_by(step).map(|start| (Every::Days(1), Some(time(start)))).collect()
-}
-
-fn weekday(day: u8) -> Every {
+const fn weekday(day: u8) -> Every {
     match day {
         0 => Every::Monday,
         1 => Every::Tuesday,
@@ -210,76 +155,119 @@ fn weekday(day: u8) -> Every {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
-    thread_local! {
-        static NOW: Cell<i64> = const { Cell::new(0) };
+    fn at(text: &str) -> Millis {
+        Millis(text.parse::<Civil>().unwrap().timestamp_millis())
     }
 
-    struct Set;
-    impl TimeProvider for Set {
-        fn now<Tz: TimeZone + Sync + Send>(tz: &Tz) -> DateTime<Tz> {
-            DateTime::from_timestamp(NOW.get(), 0).unwrap().with_timezone(tz)
+    fn show(at: Millis) -> String {
+        Zone::posix("UTC0").unwrap().civil(at).format("%dT%H:%M:%S").to_string()
+    }
+
+    fn interval(unit: Unit, count: u32, at: Option<&str>) -> Interval {
+        Interval { count, unit, at: at.map(|text| At::parse(text, unit).unwrap()) }
+    }
+
+    /// What the Python program does from Sunday 2026-11-22 00:11:46, observed.
+    #[test]
+    fn the_first_renewal_is_when_the_python_program_has_it() {
+        let start = at("2026-11-22T00:11:46Z");
+        let (monday, sunday) = (Unit::Weekday(0), Unit::Weekday(6));
+        let table: [(Unit, u32, Option<&str>, &str); 19] = [
+            (Unit::Day, 1, None, "23T00:11:46"),
+            (Unit::Day, 1, Some("02:11"), "22T02:11:00"),
+            (Unit::Day, 1, Some("00:00"), "23T00:00:00"),
+            // Python: the 24th. Ours never waits longer than it was told.
+            (Unit::Day, 2, Some("02:11"), "23T02:11:00"),
+            (Unit::Day, 2, Some("00:00"), "24T00:00:00"),
+            (sunday, 1, None, "29T00:11:46"),
+            (sunday, 1, Some("02:11"), "22T02:11:00"),
+            (sunday, 1, Some("00:00"), "29T00:00:00"),
+            (monday, 1, None, "23T00:11:46"),
+            (monday, 1, Some("09:00"), "23T09:00:00"),
+            (Unit::Week, 1, None, "29T00:11:46"),
+            (Unit::Hour, 1, Some(":30"), "22T00:30:00"),
+            // Python: the same. Minute 9, second 30.
+            (Unit::Hour, 1, Some("09:30"), "22T01:09:30"),
+            (Unit::Hour, 2, Some(":00"), "22T02:00:00"),
+            (Unit::Minute, 1, Some(":30"), "22T00:12:30"),
+            // Python refuses `renew_at` with weeks.
+            (Unit::Week, 1, Some("02:11"), "28T02:11:00"),
+            (Unit::Hour, 12, None, "22T12:11:46"),
+            (Unit::Minute, 90, None, "22T01:41:46"),
+            // An unquoted 15:00, as YAML 1.1 reads it. Python ends with a TypeError.
+            (Unit::Day, 1, Some("900"), "22T15:00:00"),
+        ];
+        let zone = Zone::posix("UTC0").unwrap();
+        for (unit, count, time, want) in table {
+            let next = interval(unit, count, time).next(start, &zone);
+            assert_eq!(show(next), want, "{unit:?} x {count} at {time:?}");
         }
     }
 
-    fn seconds(text: &str) -> i64 {
-        text.parse::<DateTime<Utc>>().unwrap().timestamp()
-    }
-
-    /// The times at which the schedule rings in `days` days from Sunday 2026-11-22 00:11:46.
-    fn rings(unit: Unit, count: u32, at: Option<&str>, days: i64) -> Vec<String> {
-        let start = seconds("2026-11-22T00:11:46Z");
-        NOW.set(start);
-        let at = at.map(|text| At::parse(text, unit).unwrap());
-        let mut ticking = Ticking::<Set>::new(Interval { count, unit, at });
-        let mut rings = Vec::new();
-        for second in start..start + days * 86_400 {
-            NOW.set(second);
-            if ticking.due() {
-                rings.push(DateTime::from_timestamp(second, 0).unwrap().format("%dT%H:%M:%S").to_string());
+    /// Each run ends some seconds after it was due, as real ones do.
+    #[test]
+    fn runs_follow_each_other_at_the_same_distance() {
+        let table: [(Unit, u32, Option<&str>, [&str; 3]); 8] = [
+            (Unit::Day, 1, Some("23:59"), ["22T23:59:00", "23T23:59:00", "24T23:59:00"]),
+            (Unit::Day, 2, Some("15:00"), ["23T15:00:00", "25T15:00:00", "27T15:00:00"]),
+            (Unit::Weekday(0), 1, Some("09:00"), ["23T09:00:00", "30T09:00:00", "07T09:00:00"]),
+            (Unit::Week, 2, Some("09:00"), ["05T09:00:00", "19T09:00:00", "02T09:00:00"]),
+            (Unit::Hour, 6, Some("30:15"), ["22T05:30:15", "22T11:30:15", "22T17:30:15"]),
+            (Unit::Hour, 5, Some(":59"), ["22T04:59:00", "22T09:59:00", "22T14:59:00"]),
+            (Unit::Hour, 36, Some(":00"), ["23T12:00:00", "25T00:00:00", "26T12:00:00"]),
+            (Unit::Minute, 1, Some(":30"), ["22T00:12:30", "22T00:13:30", "22T00:14:30"]),
+        ];
+        let zone = Zone::posix("UTC0").unwrap();
+        for (unit, count, time, want) in table {
+            let mut last = at("2026-11-22T00:11:46Z");
+            for want in want {
+                let next = interval(unit, count, time).next(last, &zone);
+                assert_eq!(show(next), want, "{unit:?} x {count} at {time:?}");
+                last = next.after(Duration::from_millis(7_300));
             }
         }
-        rings
-    }
-
-    #[test]
-    fn times_of_day_and_days_of_the_week_ring_once() {
-        assert_eq!(rings(Unit::Day, 1, Some("02:11"), 2), ["22T02:11:00", "23T02:11:00"]);
-        assert_eq!(rings(Unit::Day, 1, Some("00:00"), 2), ["23T00:00:00", "24T00:00:00"]);
-        assert_eq!(rings(Unit::Weekday(6), 1, Some("02:11"), 8), ["22T02:11:00", "29T02:11:00"]);
-        assert_eq!(rings(Unit::Weekday(0), 1, Some("09:00"), 3), ["23T09:00:00"]);
-        assert_eq!(
-            rings(Unit::Hour, 6, Some("30:15"), 1),
-            ["22T00:30:15", "22T06:30:15", "22T12:30:15", "22T18:30:15"]
-        );
-        assert_eq!(rings(Unit::Minute, 1, Some(":30"), 1).len(), 1440);
-        assert_eq!(rings(Unit::Hour, 12, None, 1), ["22T12:00:00", "23T00:00:00"]);
     }
 
     #[test]
     fn renew_at_is_read_as_the_unit_wants_it() {
         let of = |text, unit| At::parse(text, unit).map(|at| (at.hour, at.minute, at.second));
         assert_eq!(of("15:00", Unit::Day), Some((15, 0, 0)));
+        assert_eq!(of("9:00", Unit::Day), Some((9, 0, 0)));
+        assert_eq!(of("23:59:58", Unit::Weekday(3)), Some((23, 59, 58)));
         assert_eq!(of("900", Unit::Week), Some((15, 0, 0)));
         assert_eq!(of("09:30", Unit::Hour), Some((0, 9, 30)));
         assert_eq!(of(":30", Unit::Hour), Some((0, 30, 0)));
         assert_eq!(of(":30", Unit::Minute), Some((0, 0, 30)));
-        for (text, unit) in [("25:00", Unit::Day), ("1:2:3:4", Unit::Day), ("x", Unit::Day), ("12:30", Unit::Minute)] {
+        for (text, unit) in [
+            ("25:00", Unit::Day),
+            ("24:00", Unit::Week),
+            ("12:60", Unit::Day),
+            ("1440", Unit::Day),
+            ("1:2:3:4", Unit::Day),
+            ("x", Unit::Day),
+            ("+1:00", Unit::Day),
+            ("12:30", Unit::Minute),
+            (":60", Unit::Minute),
+            (":60", Unit::Hour),
+        ] {
             assert_eq!(of(text, unit), None, "{text}");
         }
     }
 
     #[test]
-    fn intervals_catch_up_at_the_start_and_times_of_day_wait() {
-        let day = Interval { count: 1, unit: Unit::Day, at: None };
-        let now = Millis::of_seconds(200_000);
-        assert!(day.overdue(None, now));
-        assert!(day.overdue(Some(Millis::of_seconds(100_000)), now));
-        assert!(!day.overdue(Some(Millis::of_seconds(150_000)), now));
-        assert!(!Interval { at: At::parse("1:00", Unit::Day), ..day }.overdue(None, now));
-        assert!(!Interval { unit: Unit::Weekday(1), ..day }.overdue(None, now));
+    fn the_longest_intervals_and_the_oddest_moments_do_no_harm() {
+        let zone = Zone::posix("EST5EDT,M3.2.0,M11.1.0").unwrap();
+        for unit in [Unit::Minute, Unit::Hour, Unit::Day, Unit::Week, Unit::Weekday(2)] {
+            for count in [0, 1, 1_000_000] {
+                let most = interval(unit, count, None);
+                for last in [Millis(0), at("2026-11-22T00:11:46Z"), at("9999-12-31T23:59:59Z")] {
+                    assert!(most.next(last, &zone) > last, "{unit:?} x {count}");
+                    let on_the_dot = Interval { at: Some(At { hour: 0, minute: 0, second: 0 }), ..most };
+                    assert!(on_the_dot.next(last, &zone) > last, "{unit:?} x {count}");
+                }
+            }
+        }
     }
 }
