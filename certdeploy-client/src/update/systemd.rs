@@ -81,7 +81,7 @@ pub enum SystemdError {
     #[error("{0}")]
     Refused(String),
     /// The job ended otherwise than done.
-    #[error("the job's result is `{0}`")]
+    #[error("the job's result is `{0}`{hint}", hint = if .0 == "invalid" { ": the unit does not run, so it cannot be reloaded" } else { "" })]
     Job(String),
     /// The job is done, but the unit is not as it should be.
     #[error("the unit is {state} ({result}) afterwards")]
@@ -116,6 +116,7 @@ impl From<zbus::Error> for SystemdError {
 )]
 trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
+    fn ref_unit(&self, name: &str) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -183,6 +184,14 @@ async fn over_bus(unit: &Unit) -> Result<(), SystemdError> {
     // Before the job is made: a short one is over before anybody could begin to listen.
     let mut removed = manager.receive_job_removed().await?;
     let name = unit.name.as_str();
+    // What has ended is forgotten at once, with its result, unless somebody holds it. It is let go with the connection.
+    let held = match manager.load_unit(name).await {
+        Ok(_) => manager.ref_unit(name).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = held {
+        tracing::debug!("{name} cannot be held: {error}");
+    }
     let job = match unit.action {
         Action::Restart => manager.restart_unit(name, REPLACE).await?,
         Action::Reload => manager.reload_unit(name, REPLACE).await?,

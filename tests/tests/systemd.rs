@@ -1,0 +1,165 @@
+//! Updates of type `systemd` against a booted systemd: what is reported is what systemd says.
+
+use std::path::{Path, PathBuf};
+
+use certdeploy_tests::booted::Booted;
+use certdeploy_tests::need::{Need, can_run};
+use certdeploy_tests::process::{Ran, binary, command, run};
+use certdeploy_tests::{Lineage, World};
+
+const NEEDS: &[Need] = &[Need::Root, Need::Program("systemd-nspawn"), Need::Program("nsenter")];
+
+/// Name, text, whether it is started before, action, what the client says (or "" for success).
+const UNITS: &[(&str, &str, bool, &str, &str)] = &[
+    ("simple", "ExecStart=/bin/sleep infinity", true, "restart", ""),
+    ("stopped", "ExecStart=/bin/sleep infinity", false, "restart", ""),
+    (
+        "notify",
+        "Type=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'systemd-notify --ready; exec sleep infinity'",
+        true,
+        "restart",
+        "",
+    ),
+    ("oneshot", "Type=oneshot\nExecStart=/bin/true", false, "restart", ""),
+    ("reloads", "ExecStart=/bin/sleep infinity\nExecReload=/bin/true", true, "reload", ""),
+    (
+        "reload-fails",
+        "ExecStart=/bin/sleep infinity\nExecReload=/bin/false",
+        true,
+        "reload",
+        "the job's result is `failed`",
+    ),
+    ("no-reload", "ExecStart=/bin/sleep infinity", true, "reload", "Job type reload is not applicable"),
+    (
+        "inactive",
+        "ExecStart=/bin/sleep infinity\nExecReload=/bin/true",
+        false,
+        "reload",
+        "the unit does not run, so it cannot be reloaded",
+    ),
+    ("not-running", "ExecStart=/bin/sleep infinity", false, "try-restart", ""),
+    ("either", "ExecStart=/bin/sleep infinity", true, "reload-or-restart", ""),
+    ("fails", "Type=exec\nExecStart=/bin/false", false, "restart", "is failed (exit-code)"),
+    ("dies-soon", "ExecStart=/bin/sh -c 'sleep 0.3; exit 7'", false, "restart", "is failed (exit-code)"),
+    ("oneshot-fails", "Type=oneshot\nExecStart=/bin/false", false, "restart", "the job's result is `failed`"),
+    (
+        "hangs",
+        "Type=notify\nExecStart=/bin/sleep infinity\nTimeoutStartSec=infinity",
+        false,
+        "restart",
+        "not done after 2 s; systemd goes on",
+    ),
+    ("gone", "", false, "restart", "NoSuchUnit: Unit gone.service not found."),
+    ("masked", "masked", false, "restart", "UnitMasked: Unit masked.service is masked."),
+    ("condition", "ConditionPathExists=/nowhere", false, "restart", "a condition of the unit does not hold"),
+    ("stops", "ExecStart=/bin/sleep infinity", true, "stop", ""),
+];
+
+fn unit_file(folder: &Path, name: &str, text: &str) -> Option<PathBuf> {
+    let path = folder.join(format!("{name}.service"));
+    let text = match text {
+        "" => return None,
+        "masked" => return Some("/dev/null".into()),
+        condition if condition.starts_with("Condition") => {
+            format!("[Unit]\n{condition}\n[Service]\nExecStart=/bin/sleep infinity\n")
+        }
+        service => format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\n{service}\n"),
+    };
+    std::fs::write(&path, text).expect("write a unit");
+    Some(path)
+}
+
+/// One pass of the client with these updates, talking to that systemd.
+fn pass(world: &World, booted: &Booted, lineage: &Lineage, name: &str, updates: &str) -> Ran {
+    let folder = world.path(&format!("pass-{name}"));
+    let staged = folder.join("staging").join(&lineage.name);
+    std::fs::create_dir_all(&staged).expect("a folder");
+    std::fs::create_dir_all(folder.join("certs")).expect("a folder");
+    for file in ["fullchain.pem", "privkey.pem"] {
+        std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
+    }
+    let config = folder.join("client.yml");
+    let text = format!(
+        "source: {f}/staging\ndestination: {f}/certs\nlog_level: DEBUG\nupdate_services:\n{updates}",
+        f = folder.display()
+    );
+    std::fs::write(&config, text).expect("write client.yml");
+    let mut client = command(binary("certdeploy-client"));
+    client.arg("--config").arg(&config).env("DBUS_SYSTEM_BUS_ADDRESS", booted.bus_address());
+    run(client)
+}
+
+#[test]
+fn what_is_reported_is_what_systemd_says() {
+    if !can_run("systemd", NEEDS) {
+        return;
+    }
+    let world = World::new();
+    let lineage = world.lineage("a.example", &["a.example"]);
+    let units = world.path("units");
+    std::fs::create_dir_all(&units).expect("a folder");
+    let names: Vec<String> = UNITS.iter().map(|(name, ..)| format!("/etc/systemd/system/{name}.service")).collect();
+    let binds: Vec<(PathBuf, &str)> = UNITS
+        .iter()
+        .zip(&names)
+        .filter_map(|((name, text, ..), at)| Some((unit_file(&units, name, text)?, at.as_str())))
+        .collect();
+    let booted = Booted::start(&world.path(""), &binds);
+    for (name, _, started, ..) in UNITS {
+        if *started {
+            booted.run(&["systemctl", "start", name]).ended(0);
+        }
+    }
+    for (name, _, _, action, said) in UNITS {
+        let unit = format!("{name}.service");
+        let before = booted.property(&unit, "MainPID");
+        let updates = format!("  - {{type: systemd, name: {unit}, action: {action}, timeout: 2}}\n");
+        let ran = pass(&world, &booted, &lineage, name, &updates);
+        let after = booted.property(&unit, "MainPID");
+        if said.is_empty() {
+            assert_eq!(ran.code, Some(0), "{name}: {}", ran.said());
+            assert!(ran.stdout.contains(&format!("INFO:certdeploy-client: Systemd unit {unit} ")), "{}", ran.said());
+        } else {
+            assert_eq!(ran.code, Some(3), "{name}: {}", ran.said());
+            assert!(ran.stdout.contains(said), "{name} lacks {said:?}: {}", ran.said());
+            assert!(ran.stdout.contains(&format!("SystemdError: Failed to {action} {unit}: ")), "{}", ran.said());
+        }
+        let restarted = before != after && after != "0";
+        assert_eq!(restarted, matches!(*name, "simple" | "stopped" | "notify" | "either" | "hangs"), "{name}");
+    }
+}
+
+#[test]
+fn without_a_bus_the_way_out_is_named_and_systemd_exec_is_taken_instead() {
+    let world = World::new();
+    let lineage = world.lineage("a.example", &["a.example"]);
+    let folder = world.path("pass");
+    let staged = folder.join("staging/a.example");
+    std::fs::create_dir_all(&staged).expect("a folder");
+    std::fs::create_dir_all(folder.join("certs")).expect("a folder");
+    for file in ["fullchain.pem", "privkey.pem"] {
+        std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
+    }
+    let calls = folder.join("calls");
+    let systemctl = folder.join("systemctl");
+    std::fs::write(&systemctl, format!("#!/bin/sh\necho \"$@\" >>{}\n", calls.display())).expect("write");
+    std::fs::set_permissions(&systemctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let config = folder.join("client.yml");
+    let pass = |extra: &str| {
+        let text = format!(
+            "source: {f}/staging\ndestination: {f}/certs\n{extra}update_services:\n  - {{type: systemd, name: x.service, \
+             action: ' Reload '}}\n",
+            f = folder.display()
+        );
+        std::fs::write(&config, text).expect("write client.yml");
+        let mut client = command(binary("certdeploy-client"));
+        client.arg("--config").arg(&config);
+        client.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}/nobody", folder.display()));
+        run(client)
+    };
+    let ran = pass("").ended(3);
+    assert!(ran.stdout.contains("set `systemd_exec`"), "{}", ran.said());
+    // The failed update is still owed: this pass has nothing to deploy, and runs it.
+    let _ = pass(&format!("systemd_exec: {}\n", systemctl.display())).ended(0);
+    assert_eq!(std::fs::read_to_string(&calls).expect("calls"), "reload x.service\n");
+}
