@@ -7,6 +7,7 @@ pub mod ca;
 pub mod certbot;
 pub mod chance;
 pub mod dropbear;
+pub mod fleet;
 pub mod lineage;
 pub mod manager;
 pub mod loop_image;

@@ -167,7 +167,8 @@ impl Daemon {
         until(&format!("{} ends on SIGTERM", self.name), PATIENCE, || self.child.try_wait().expect("wait"))
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         if let Some(pid) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, signal);
         }

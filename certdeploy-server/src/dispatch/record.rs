@@ -47,6 +47,7 @@ pub(super) fn record(target: &Target, report: Report, known: Vec<Holding>, conte
     let now = context.now;
     let mut recorded = Recorded::default();
     for (delivery, end) in report.ends {
+        let _around = visit::about(target, &delivery).entered();
         match end {
             End::Acknowledged(holding) => {
                 let (path, attempt) = (delivery.path.display(), context.attempt(&delivery));
@@ -75,6 +76,7 @@ pub(super) fn record(target: &Target, report: Report, known: Vec<Holding>, conte
         }
     }
     if let Some(asked) = report.holdings {
+        let _around = tracing::error_span!("asked", target = target.id.as_str()).entered();
         take(&mut recorded, target, asked, known, now);
     }
     recorded

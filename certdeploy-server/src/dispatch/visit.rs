@@ -68,7 +68,8 @@ pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: 
     for delivery in deliveries {
         match prepare(&target, &shelf, &delivery, clock()).await {
             Ok(_) => {
-                tracing::info!("Pushing {} to {}", delivery.path.display(), target.place());
+                about(&target, &delivery)
+                    .in_scope(|| tracing::info!("Pushing {} to {}", delivery.path.display(), target.place()));
                 sendable.push(delivery);
             }
             Err(end) => ends.push((delivery, end)),
@@ -103,6 +104,11 @@ pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: 
         ends.push((delivery, end));
     }
     Report { ends, holdings: visit.holdings }
+}
+
+/// What lines about a delivery belong to, for logs that are read by programs.
+pub(super) fn about(target: &Target, delivery: &Delivery) -> tracing::Span {
+    tracing::error_span!("delivery", target = target.id.as_str(), lineage = delivery.lineage.as_str(), id = delivery.id)
 }
 
 /// What was sent, for the record.
