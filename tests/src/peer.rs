@@ -12,6 +12,8 @@ use crate::process::{command, run};
 pub struct Peer {
     /// Its name in logs and status.
     pub name: String,
+    /// `address`; loopback, unless a test says otherwise.
+    pub address: String,
     /// Where it listens.
     pub port: u16,
     /// Its host key, as one line.
@@ -34,6 +36,7 @@ impl Peer {
     pub fn new(name: &str, port: u16, host_key: &str, user: &str, staged: &Path) -> Self {
         Self {
             name: name.to_owned(),
+            address: "127.0.0.1".to_owned(),
             port,
             host_key: host_key.to_owned(),
             user: user.to_owned(),
@@ -46,9 +49,10 @@ impl Peer {
 
     fn entry(&self) -> String {
         format!(
-            "  - name: {}\n    address: 127.0.0.1\n    port: {}\n    username: {}\n    path: '{}'\n    pubkey: {}\n    \
+            "  - name: {}\n    address: {}\n    port: {}\n    username: {}\n    path: '{}'\n    pubkey: {}\n    \
              domains: [{}]\n{}",
             self.name,
+            self.address,
             self.port,
             self.user,
             self.path,

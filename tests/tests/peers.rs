@@ -136,6 +136,39 @@ fn proftpd_gets_three_lineages() {
     }
 }
 
+#[test]
+fn what_a_push_that_was_cut_left_at_sshd_is_removed_by_a_later_one() {
+    if !can_run("peers::what_a_push_that_was_cut_left", &needs("sshd")) {
+        return;
+    }
+    let world = World::new();
+    let lineage = world.lineage("one.example", &["one.example"]);
+    let (mut peer, _daemon) = sshd::start(&world.path("peer"), &world.pusher_key, Serves::Internal);
+    peer.domains = domains();
+    world.write_server_for(&[&peer], "");
+    let folder = peer.staged.join("one.example");
+    std::fs::create_dir(&folder).unwrap();
+    let left = format!(".privkey.pem.{}.part", "0a".repeat(16));
+    let fresh = format!(".privkey.pem.{}.part", "0b".repeat(16));
+    let foreign = ".privkey.pem.backup.part".to_owned();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
+    for (name, at) in [(&left, Some(long_ago)), (&fresh, None), (&foreign, Some(long_ago))] {
+        let file = std::fs::File::create(folder.join(name)).unwrap();
+        at.map_or(Ok(()), |at| file.set_modified(at)).unwrap();
+    }
+    std::process::Command::new("chown").args(["-R", "4711:4711"]).arg(&folder).status().unwrap();
+    let _ = world.hook(&lineage).ended(0);
+    let pushed = world.server(&["--push"]).ended(0);
+    let mut names: Vec<String> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [fresh, foreign, "fullchain.pem".to_owned(), "manifest.json".to_owned(), "privkey.pem".to_owned()]
+    );
+    assert!(pushed.said().contains(&left), "{}", pushed.said());
+}
+
 /// What a Python client may be asked; it answers anything else with an error, or dies.
 const PYTHON_VERBS: [&str; 5] = ["stat", "mkdir", "open", "write", "close"];
 

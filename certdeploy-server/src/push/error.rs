@@ -9,7 +9,7 @@ use russh_sftp::protocol::StatusCode;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The name leads nowhere.
-    #[error("gaierror: cannot resolve `{host}`: {cause}")]
+    #[error("gaierror: cannot resolve `{host}`: {cause}. Check `address`, and the name server of this host")]
     Resolve {
         /// The host.
         host: String,
@@ -48,7 +48,9 @@ pub enum Error {
         pinned: String,
     },
     /// The target does not let us in.
-    #[error("AuthenticationException: Authentication failed: user '{user}' with the key {key} is not let in")]
+    #[error(
+        "AuthenticationException: Authentication failed: user '{user}' with the key {key} is not let in. Check `username`, and that the target has our public key (`server_pubkey` of a certdeploy-client, `authorized_keys` of an sshd)"
+    )]
     Login {
         /// The user.
         user: String,
@@ -180,19 +182,25 @@ impl Error {
         use russh_sftp::client::error::Error as Sftp;
         let path = path.to_owned();
         match error {
-            Sftp::Status(status) => Self::Sftp { path, code: status.status_code, message: status.error_message },
-            other @ (Sftp::IO(_)
-            | Sftp::Timeout
-            | Sftp::Limited(_)
-            | Sftp::UnexpectedPacket
-            | Sftp::UnexpectedBehavior(_)) => {
+            Sftp::Status(status) => Self::Sftp { path, code: status.status_code, message: said(&status.error_message) },
+            Sftp::UnexpectedPacket => Self::Protocol(format!("`{path}`: the answer does not belong to what was asked")),
+            other @ (Sftp::IO(_) | Sftp::Timeout | Sftp::Limited(_) | Sftp::UnexpectedBehavior(_)) => {
                 let cause = other.to_string();
                 // The library's word for a stream that ended under it.
                 let ended = cause.contains("sender dropped") || cause.contains("channel closed");
-                Self::Broken { path, cause: if ended { "the connection was closed".to_owned() } else { cause } }
+                let closed = "the connection was closed, or what came over it was no SFTP".to_owned();
+                Self::Broken { path, cause: if ended { closed } else { cause } }
             }
         }
     }
+}
+
+/// A peer's words, as they can stand in a log, in the queue and in `status`: short, and in one line.
+pub(super) fn said(words: &str) -> String {
+    const LIMIT: usize = 300;
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let short: String = words.chars().take(LIMIT).map(plain).collect();
+    if short.len() < words.len() { format!("{short} [...]") } else { short }
 }
 
 impl From<russh::Error> for Error {
@@ -242,6 +250,13 @@ mod tests {
             assert!(error.to_string().contains(want), "{error}");
             assert!(!error.is_permanent());
         }
+    }
+
+    #[test]
+    fn a_peer_has_one_short_line() {
+        assert_eq!(said("no space"), "no space");
+        assert_eq!(said("no\nERROR:certdeploy-server: \u{1b}[2J"), "no ERROR:certdeploy-server:  [2J");
+        assert!(said(&"x".repeat(100_000)).len() < 400);
     }
 
     #[test]

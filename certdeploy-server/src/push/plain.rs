@@ -9,13 +9,18 @@ use futures::future::join_all;
 use russh_sftp::protocol::{OpenFlags, Packet, StatusCode};
 
 use super::connect::{Plain, Session};
+use super::leftovers::{self, part};
 use super::upload::{Sync, manifest, mode, new_id, write};
 use super::{Error, Parcel};
 
 /// Puts one lineage where a plain peer expects it.
 pub(super) async fn push(session: &Session, kind: Plain, base: &str, parcel: &Parcel) -> Result<(), Error> {
     let directory = join(base, parcel.lineage.as_str());
-    make_directory(session, &directory).await?;
+    let made = make_directory(session, &directory).await?;
+    // A `path` that is mistyped is made as well, as the Python program does; so it is said.
+    if made.iter().any(|made| *made != directory) {
+        tracing::info!("Made the directories {} at the target: `path` was not there", made.join(", "));
+    }
     if kind.rename {
         replace(session, kind, &directory, parcel).await
     } else {
@@ -41,8 +46,8 @@ async fn exists(session: &Session, path: &str) -> Result<bool, Error> {
     }
 }
 
-/// Looks upwards for a directory that exists, then makes the missing ones downwards.
-async fn make_directory(session: &Session, path: &str) -> Result<(), Error> {
+/// Looks upwards for a directory that exists, then makes the missing ones downwards; which these are.
+async fn make_directory<'p>(session: &Session, path: &'p str) -> Result<Vec<&'p str>, Error> {
     let mut missing = Vec::new();
     let mut at = Some(path);
     while let Some(path) = at {
@@ -52,8 +57,9 @@ async fn make_directory(session: &Session, path: &str) -> Result<(), Error> {
         missing.push(path);
         at = parent(path);
     }
-    for path in missing.into_iter().rev() {
-        let made = session.operation(path, session.sftp.mkdir(path, mode(0o700))).await;
+    missing.reverse();
+    for path in &missing {
+        let made = session.operation(path, session.sftp.mkdir(*path, mode(0o700))).await;
         // Somebody else may have made it in between.
         if let Err(error) = made
             && !exists(session, path).await?
@@ -61,7 +67,7 @@ async fn make_directory(session: &Session, path: &str) -> Result<(), Error> {
             return Err(error);
         }
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// Toward sshd: under temporary names first, then each in place at once. The temporary names do not end in `.pem`.
@@ -78,14 +84,16 @@ async fn replace(session: &Session, kind: Plain, directory: &str, parcel: &Parce
     let done = async {
         let each = files.iter().map(|(names, bytes)| write(session, &names.part, bytes, flags, sync));
         join_all(each).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
+        leftovers::remove(session, directory).await;
         for (names, _) in &files {
             rename(session, names).await?;
         }
         Ok(())
     };
     let done = done.await;
-    if done.is_err() {
-        // What is not in place must not lie around; if this fails as well, the first error counts.
+    if done.as_ref().is_err_and(|error: &Error| !error.ends_visit()) {
+        // What is not in place must not lie around; if this fails as well, the first error counts. Over a connection
+        // that broke nothing can be removed any more: a later push does it.
         join_all(files.iter().map(|(names, _)| session.operation(&names.part, session.sftp.remove(&names.part)))).await;
     }
     done
@@ -98,7 +106,7 @@ struct Names {
 
 impl Names {
     fn of(directory: &str, name: &str, id: &PushId) -> Self {
-        Self { part: format!("{directory}/.{name}.{id}.part"), last: format!("{directory}/{name}") }
+        Self { part: format!("{directory}/{}", part(name, id)), last: format!("{directory}/{name}") }
     }
 }
 

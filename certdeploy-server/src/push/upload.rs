@@ -4,13 +4,14 @@
 use certdeploy_common::ssh::key;
 use certdeploy_common::wire::layout::{HOLDINGS, MANIFEST, MANIFEST_PART, PushId, RECEIPT, RECEIPT_LIMIT};
 use certdeploy_common::wire::manifest::Claims;
-use certdeploy_common::wire::{Holdings, Manifest, Receipt};
+use certdeploy_common::wire::{Held, Holdings, Manifest, Receipt, Update, Verdict};
 use futures::future::join_all;
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::connect::Session;
+use super::error::said;
 use super::{Error, Parcel};
 
 /// The most bytes of one WRITE: with its header it stays under the 32 KiB that every peer takes.
@@ -43,12 +44,31 @@ pub(super) async fn push(session: &Session, parcel: &Parcel) -> Result<Receipt, 
     if receipt.push != id || receipt.lineage.as_ref().is_some_and(|lineage| *lineage != parcel.lineage) {
         return Err(Error::Protocol("the receipt is about another push".to_owned()));
     }
-    Ok(receipt)
+    Ok(tame(receipt))
+}
+
+/// What the client says in words of its own goes to log, queue and `status`.
+fn tame(mut receipt: Receipt) -> Receipt {
+    match &mut receipt.verdict {
+        Verdict::Refused { reason } | Verdict::Failed { reason } => *reason = said(reason),
+        Verdict::Staged | Verdict::Deployed | Verdict::Unchanged => {}
+    }
+    receipt.held = receipt.held.map(tame_held);
+    receipt
+}
+
+fn tame_held(mut held: Held) -> Held {
+    held.serial = said(&held.serial);
+    if let Update::Failed { reason } = &mut held.update {
+        *reason = said(reason);
+    }
+    held
 }
 
 /// Asks what the client holds.
 pub(super) async fn holdings(session: &Session) -> Result<Holdings, Error> {
-    read(session, &format!("/{HOLDINGS}"), Wait::Operation).await
+    let told: Holdings = read(session, &format!("/{HOLDINGS}"), Wait::Operation).await?;
+    Ok(Holdings { lineages: told.lineages.into_iter().map(|(lineage, held)| (lineage, tame_held(held))).collect() })
 }
 
 /// A new push's id.
@@ -92,10 +112,22 @@ pub(super) async fn write(
         }
     };
     let closed = session.operation(path, session.sftp.close(handle.clone()));
-    // In this order on the wire, without waiting in between.
+    // In this order on the wire, without waiting in between. What waits in memory is bounded by the sizes that a bundle
+    // may have.
     let (writes, synced, closed) = futures::join!(join_all(chunks), synced, closed);
-    writes.into_iter().try_for_each(|write| write.map(drop))?;
+    writes.into_iter().try_for_each(|write| write.map(drop).map_err(full))?;
     synced.and(closed.map(drop))
+}
+
+/// The protocol has no word for a full disk.
+fn full(error: Error) -> Error {
+    match error {
+        Error::Sftp { path, code: StatusCode::Failure, message } => {
+            let message = format!("{message} (while writing: is its disk full, or a quota used up?)");
+            Error::Sftp { path, code: StatusCode::Failure, message }
+        }
+        other => other,
+    }
 }
 
 /// What limits a read.
