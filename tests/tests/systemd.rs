@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use certdeploy_tests::booted::Booted;
 use certdeploy_tests::need::{Need, can_run};
-use certdeploy_tests::process::{Ran, binary, command, run};
+use certdeploy_tests::pass::Pass;
+use certdeploy_tests::process::{Ran, run};
 use certdeploy_tests::{Lineage, World};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Program("systemd-nspawn"), Need::Program("nsenter")];
@@ -71,21 +72,8 @@ fn unit_file(folder: &Path, name: &str, text: &str) -> Option<PathBuf> {
 
 /// One pass of the client with these updates, talking to that systemd.
 fn pass(world: &World, booted: &Booted, lineage: &Lineage, name: &str, updates: &str) -> Ran {
-    let folder = world.path(&format!("pass-{name}"));
-    let staged = folder.join("staging").join(&lineage.name);
-    std::fs::create_dir_all(&staged).expect("a folder");
-    std::fs::create_dir_all(folder.join("certs")).expect("a folder");
-    for file in ["fullchain.pem", "privkey.pem"] {
-        std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
-    }
-    let config = folder.join("client.yml");
-    let text = format!(
-        "source: {f}/staging\ndestination: {f}/certs\nlog_level: DEBUG\nupdate_services:\n{updates}",
-        f = folder.display()
-    );
-    std::fs::write(&config, text).expect("write client.yml");
-    let mut client = command(binary("certdeploy-client"));
-    client.arg("--config").arg(&config).env("DBUS_SYSTEM_BUS_ADDRESS", booted.bus_address());
+    let mut client = Pass::over(world, lineage, name).command(&format!("update_services:\n{updates}"));
+    client.env("DBUS_SYSTEM_BUS_ADDRESS", booted.bus_address());
     run(client)
 }
 
@@ -133,28 +121,15 @@ fn what_is_reported_is_what_systemd_says() {
 fn without_a_bus_the_way_out_is_named_and_systemd_exec_is_taken_instead() {
     let world = World::new();
     let lineage = world.lineage("a.example", &["a.example"]);
-    let folder = world.path("pass");
-    let staged = folder.join("staging/a.example");
-    std::fs::create_dir_all(&staged).expect("a folder");
-    std::fs::create_dir_all(folder.join("certs")).expect("a folder");
-    for file in ["fullchain.pem", "privkey.pem"] {
-        std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
-    }
-    let calls = folder.join("calls");
-    let systemctl = folder.join("systemctl");
+    let pass = Pass::over(&world, &lineage, "no-bus");
+    let calls = pass.path("calls");
+    let systemctl = pass.path("systemctl");
     std::fs::write(&systemctl, format!("#!/bin/sh\necho \"$@\" >>{}\n", calls.display())).expect("write");
     std::fs::set_permissions(&systemctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-    let config = folder.join("client.yml");
     let pass = |extra: &str| {
-        let text = format!(
-            "source: {f}/staging\ndestination: {f}/certs\n{extra}update_services:\n  - {{type: systemd, name: x.service, \
-             action: ' Reload '}}\n",
-            f = folder.display()
-        );
-        std::fs::write(&config, text).expect("write client.yml");
-        let mut client = command(binary("certdeploy-client"));
-        client.arg("--config").arg(&config);
-        client.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}/nobody", folder.display()));
+        let updates = "update_services:\n  - {type: systemd, name: x.service, action: ' Reload '}\n";
+        let mut client = pass.command(&format!("{extra}{updates}"));
+        client.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", pass.path("nobody").display()));
         run(client)
     };
     let ran = pass("").ended(3);

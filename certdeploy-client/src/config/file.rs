@@ -21,6 +21,7 @@ settings! {
         init_timeout: Maybe<Seconds> = yaml "300", old ["systemd_timeout"], "How long a `systemd` or `rc` update may take, in seconds. `null` waits for ever.";
         docker_url: Text = yaml "unix:///var/run/docker.sock", old [], "Where the Docker engine listens: `unix://PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`. `DOCKER_HOST` is not heeded.";
         docker_timeout: Maybe<Seconds> = yaml "10", old [], "How long a container may take to end before the engine kills it, in seconds. `null`: as the container says.";
+        docker_request_timeout: Seconds = yaml "60", old [], "How long the Docker engine may take to answer one request, in seconds, beside what it is asked to wait for.";
         docker_service_timeout: Maybe<Seconds> = yaml "300", old [], "How long the rollout of a swarm service is waited for, in seconds. `null` waits for ever.";
         script_timeout: Maybe<Seconds> = yaml "600", old [], "How long a `script` may run, in seconds. `null` waits for ever.";
         keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included.";
@@ -58,17 +59,17 @@ settings! {
     /// Keys of an entry of `update_services`.
     pub struct UpdateFile ("update_services option") {
         r#type: UpdateTypeText = required, old [], "What kind of thing is updated: `systemd`, `rc`, `script`, `docker_container` or `docker_service`.";
-        name: Maybe<Text> = yaml "null", old [], "`systemd`: the unit with its ending, like `nginx.service`. `rc`: the service. `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory. `docker_...`: the exact name; with `filters` only a label.";
+        name: Maybe<Text> = yaml "null", old [], "`systemd`: the unit with its ending, like `nginx.service`. `rc`: the service. `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory. `docker_container`, `docker_service`: the exact name; with `filters` only a label.";
         action: Maybe<Text> = yaml "null", old [], "`systemd`: `restart` (default), `reload`, `reload-or-restart`, `try-restart`, `start` or `stop`. `rc`: `restart` (default) or `reload`. `docker_container`: `restart` (default), `start`, `stop`, `signal` or `exec`.";
         args: List<Text> = yaml "[]", old [], "`script`: its arguments.";
         env: Maybe<TextMap> = yaml "null", old [], "`script`: variables it gets as well.";
         cwd: Maybe<PathText> = yaml "null", old [], "`script`: the directory it starts in. Not given: that of the client.";
-        filters: Maybe<TextMap> = yaml "null", old [], "`docker_...`: the engine's filters, like `label: [restart_on_cert_update]`. Everything that matches all of them is updated.";
+        filters: Maybe<TextMap> = yaml "null", old [], "`docker_container`, `docker_service`: the engine's filters, like `label: [restart_on_cert_update]`. Everything that matches all of them is updated.";
         signal: Maybe<Text> = yaml "null", old [], "`docker_container`: the signal for `action: signal`, like `HUP`.";
         exec: List<Text> = yaml "[]", old [], "`docker_container`: the command for `action: exec`, run inside the container without a shell.";
         lineages: List<Text> = yaml "[]", old [], "Only when one of these lineages changed.";
         domains: List<Text> = yaml "[]", old [], "Only when a lineage changed whose certificate has one of these names. Not given, like `lineages`: when any lineage changed.";
-        timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. Not given: `init_timeout`, `script_timeout` or `docker_timeout`.";
+        timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. For `docker_container`: how long the container may take to end. Not given: `init_timeout`, `script_timeout`, `docker_timeout` or `docker_service_timeout`.";
     }
 }
 

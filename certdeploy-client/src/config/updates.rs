@@ -10,7 +10,7 @@ use certdeploy_common::setting::{Complaint, Located, Place, Problems};
 
 use super::file::{ClientFile, UpdateFile};
 use super::kinds::UpdateType;
-use crate::update::docker::{Engine, Selection, container, service};
+use crate::update::docker::{Address, Engine, Selection, container, service};
 use crate::update::{Entry, Only, Updater, rc, script, systemd};
 
 /// What the entries have in common.
@@ -28,7 +28,7 @@ pub(super) struct Common {
 impl Common {
     pub(super) fn of(file: &ClientFile, problems: &mut Problems) -> Option<Self> {
         let url = &file.docker_url;
-        let engine = Engine::parse(&url.value)
+        let at = Address::parse(&url.value)
             .map_err(|must| problems.error(Complaint::value(url.place, &url.value, "docker_url", must)));
         Some(Self {
             systemd_exec: file.systemd_exec.value.clone(),
@@ -37,7 +37,7 @@ impl Common {
             script_timeout: file.script_timeout.value,
             docker_timeout: file.docker_timeout.value,
             docker_service_timeout: file.docker_service_timeout.value,
-            engine: engine.ok()?,
+            engine: Engine { at: at.ok()?, request: file.docker_request_timeout.value },
         })
     }
 }

@@ -43,8 +43,6 @@ pub enum Action {
     Exec(Vec<String>),
 }
 
-/// How long one container may take beside its grace.
-const BOUND: Duration = Duration::from_secs(60);
 /// The most output of a command that is kept, in bytes.
 const OUTPUT_LIMIT: usize = 4096;
 
@@ -54,13 +52,15 @@ const OUTPUT_LIMIT: usize = 4096;
 /// See [`DockerError`]; the first, when several failed.
 pub async fn run(container: &Container) -> Result<(), UpdateError> {
     let failed = |source| UpdateError::Docker { what: "container", name: container.selection.to_string(), source };
-    let grace = container.grace.unwrap_or(BOUND);
+    // A container's own grace is not known here; the engine's is ten seconds.
+    let grace = container.grace.unwrap_or(Duration::from_secs(10));
+    let bound = grace + container.engine.request;
     let all = async {
         let docker = container.engine.connect(grace).await?;
         let found = find(&docker, container).await?;
         let mut first = None;
         for id in found {
-            if let Err(error) = within(Some(grace + BOUND), act(&docker, &id, container)).await {
+            if let Err(error) = within(Some(bound), act(&docker, &id, container)).await {
                 first.get_or_insert(error);
             }
         }

@@ -9,9 +9,18 @@ use std::time::Duration;
 
 use bollard::Docker;
 
-/// Where the engine listens.
+/// The engine that an entry talks to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Engine {
+pub struct Engine {
+    /// Where it listens.
+    pub at: Address,
+    /// How long one request may take, beside what it is asked to wait for.
+    pub request: Duration,
+}
+
+/// Where an engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
     /// A socket.
     Unix(String),
     /// Plain HTTP over TCP.
@@ -67,10 +76,7 @@ pub enum DockerError {
     TimedOut(Duration),
 }
 
-/// How long one request may take beside what it is asked to wait for.
-const REQUEST: Duration = Duration::from_secs(60);
-
-impl Engine {
+impl Address {
     /// Reads `docker_url`, in the forms that the Python program took.
     ///
     /// # Errors
@@ -98,14 +104,17 @@ impl Engine {
             Self::Http(host) => format!("tcp://{host}"),
         }
     }
+}
 
+impl Engine {
     /// Connects, and agrees on a version of the API. `wait` is how long an answer is meant to take.
     async fn connect(&self, wait: Duration) -> Result<Docker, DockerError> {
-        let unreachable = |source| DockerError::Unreachable { url: self.url(), source };
-        let limit = (REQUEST + wait).as_secs();
-        let client = match self {
-            Self::Unix(path) => Docker::connect_with_unix(path, limit, bollard::API_DEFAULT_VERSION),
-            Self::Http(host) => {
+        let unreachable = |source| DockerError::Unreachable { url: self.at.url(), source };
+        // Whole seconds are all that the library takes.
+        let limit = (self.request + wait).as_secs().max(1);
+        let client = match &self.at {
+            Address::Unix(path) => Docker::connect_with_unix(path, limit, bollard::API_DEFAULT_VERSION),
+            Address::Http(host) => {
                 Docker::connect_with_http(&format!("tcp://{host}"), limit, bollard::API_DEFAULT_VERSION)
             }
         };
@@ -182,13 +191,13 @@ mod tests {
     #[test]
     fn the_url_is_taken_in_all_documented_forms() {
         for unix in ["unix://var/run/docker.sock", "unix:///var/run/docker.sock"] {
-            assert_eq!(Engine::parse(unix), Ok(Engine::Unix("/var/run/docker.sock".into())));
+            assert_eq!(Address::parse(unix), Ok(Address::Unix("/var/run/docker.sock".into())));
         }
         for http in ["tcp://h:2375", "http://h:2375/", "h:2375"] {
-            assert_eq!(Engine::parse(http), Ok(Engine::Http("h:2375".into())), "{http}");
+            assert_eq!(Address::parse(http), Ok(Address::Http("h:2375".into())), "{http}");
         }
         for bad in ["", "unix://", "ssh://h", "https://h:2376", "h", "tcp://h:x"] {
-            assert!(Engine::parse(bad).is_err(), "{bad}");
+            assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }
 
