@@ -90,8 +90,9 @@ impl World {
     /// # Panics
     /// The disk is full.
     pub fn write_server_with(&self, targets: &[&Target], queue: &Path, extra: &str) {
+        let certbot = if extra.contains("renew_exec:") { "" } else { "renew_exec: /bin/true\n" };
         let mut text = format!(
-            "privkey_filename: {}\nqueue_dir: {}\nlive_directory: {}\nlog_level: DEBUG\nrenew_exec: /bin/true\n\
+            "privkey_filename: {}\nqueue_dir: {}\nlive_directory: {}\nlog_level: DEBUG\n{certbot}\
              push_retry_interval: 1\n{extra}\
              client_configs:\n",
             self.server_key().display(),

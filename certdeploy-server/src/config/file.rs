@@ -45,7 +45,7 @@ settings! {
             "`text` for lines `LEVEL:certdeploy-server: message`, `json` for one JSON object a line, `journald` for systemd's journal; `auto` is `journald` when systemd has connected the output to it, else `text`.";
         sftp_log_level: Level = yaml "ERROR", old [],
             "As `log_level`, for the SSH and SFTP library.";
-        sftp_log_filename: Maybe<PathText> = yaml "null", old [], like ["log", "log_file", "logfile"],
+        sftp_log_filename: Maybe<PathText> = yaml "null", old [], like ["sftp_log", "sftp_log_file"],
             "A file that the log of the SSH and SFTP library is appended to as well.";
         push_mode: PushModeText = yaml "serial", old [],
             "`serial` pushes to one target after another, in the order of `client_configs`; `parallel` to several at once.";
@@ -80,9 +80,9 @@ settings! {
         renew_every: EveryText = yaml "1", old [], like ["interval", "renew_interval", "schedule"],
             "How many `renew_unit`s lie between two runs of certbot by the daemon. A day of the week (`monday`) works as well.";
         renew_unit: UnitText = yaml "day", old [],
-            "`minute`, `hour`, `day`, `week`, or a day of the week.";
+            "`minute`, `hour`, `day`, `week`, or a day of the week. Days and weeks go by the local clock, over changes to and from summer time.";
         renew_at: Maybe<Text> = yaml "null", old [],
-            "The time of a renewal: `HH:MM` or `HH:MM:SS` for days, weeks and days of the week (local time), `:MM` or `MM:SS` for hours, `:SS` for minutes.";
+            "The time of a renewal: `HH:MM` or `HH:MM:SS` for days, weeks and days of the week (local time), `:MM` or `MM:SS` for hours, `:SS` for minutes. A time that the clock skips is made up right after. Without it, an interval is counted from the end of the last run.";
         renew_exec: Maybe<PathText> = yaml "null", old [], like ["certbot", "renew_command", "renew_cmd"],
             "The program that renews certificates. Default: `certbot` in `PATH`.";
         renew_args: Words = yaml "[renew]", old [],
@@ -90,9 +90,9 @@ settings! {
         renew_timeout: Maybe<Limit> = yaml "3600", old [],
             "Seconds after which a run of `renew_exec` is ended together with everything it started; `null` waits for ever.";
         renew_on_start: OnStartText = yaml "overdue", old [],
-            "Whether the daemon runs `renew_exec` when it starts: `overdue` (if the last run is longer ago than the interval), `always`, or `never`.";
+            "Whether the daemon runs `renew_exec` when it starts: `overdue` (if a run was missed since the last one; the very first start counts as that for plain intervals, not with `renew_at` or a day of the week), `always`, or `never`.";
         renew_jitter: Seconds = yaml "0", old [],
-            "Up to so many seconds, chosen at random, are added before each scheduled run of `renew_exec`.";
+            "Up to so many seconds, chosen at random, are waited before each scheduled run of `renew_exec`; not at a start and not with `--renew`.";
         check_renew: Maybe<Nested<CheckRenewFile>> = yaml "null", old [],
             "An old spelling of the renewal interval, understood with a warning. Use `renew_every` and `renew_unit`.";
     }

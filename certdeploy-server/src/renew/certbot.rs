@@ -80,13 +80,13 @@ impl RenewError {
     /// The line for the log, in the words of the Python program.
     #[must_use]
     pub fn complaint(&self, fail_fast: bool) -> String {
-        match self {
-            Self::Failed { command, status, output } if fail_fast => {
-                format!("CertDeployError: Failed to run `{command}`: it ended with {status}{}", said(output))
-            }
-            _ if fail_fast => format!("CertDeployError: Failed to run: {self}"),
-            _ => format!("Failed to renew or check for renewable certificates. {self}"),
+        if !fail_fast {
+            return format!("Failed to renew or check for renewable certificates. {self}");
         }
+        if let Self::Failed { command, status, output } = self {
+            return format!("CertDeployError: Failed to run `{command}`: it ended with {status}{}", said(output));
+        }
+        format!("CertDeployError: Failed to run: {self}")
     }
 }
 

@@ -206,6 +206,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_way_to_write_an_interval_leads_to_a_run() {
+        let pin = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
+        let rest = format!("privkey_filename: /k\nclient_configs: [{{address: h, domains: [a.b], pubkey: {pin}}}]\n");
+        let table = [
+            ("", "23T00:11:46"),
+            ("renew_every: 1\nrenew_unit: day\nrenew_at: null\n", "23T00:11:46"),
+            ("renew_every: 2\nrenew_unit: day\nrenew_at: 15:00\n", "23T15:00:00"),
+            ("renew_unit: monday\n", "23T00:11:46"),
+            ("renew_every: monday\nrenew_at: 09:00\n", "23T09:00:00"),
+            ("renew_every: 1\nrenew_unit: Monday \nrenew_at: '09:00:30'\n", "23T09:00:30"),
+            ("check_renew:\n  every: week\n", "29T00:11:46"),
+            ("renew_every: week\nrenew_at: 9:30\n", "28T09:30:00"),
+            ("renew_every: 12\nrenew_unit: hour\n", "22T12:11:46"),
+            ("renew_unit: minute\nrenew_at: :30\n", "22T00:12:30"),
+            ("renew_unit: hour\nrenew_at: ''\n", "22T01:11:46"),
+        ];
+        for (head, want) in table {
+            let parsed = crate::config::parse(std::path::Path::new("server.yml"), &format!("{head}{rest}"));
+            let (settings, _) = parsed.unwrap_or_else(|error| panic!("{head}: {error}"));
+            let next = settings.renew.interval.next(at("2026-11-22T00:11:46Z"), &Zone::posix("UTC0").unwrap());
+            assert_eq!(show(next), want, "{head}");
+        }
+    }
+
     /// Each run ends some seconds after it was due, as real ones do.
     #[test]
     fn runs_follow_each_other_at_the_same_distance() {
