@@ -1,5 +1,5 @@
 # build, test and show certdeploy. `make demo` shows it; `make test` proves it.
-.PHONY: build demo test lint
+.PHONY: build demo test test-rsa lint
 
 build:
 	cargo build --workspace --locked
@@ -13,6 +13,13 @@ test:
 	tests/setup
 	cargo build --workspace --locked
 	cargo test --workspace --locked
+
+# RSA keys are a cargo feature that is off: one test in a build that has it, and then the usual programs again.
+test-rsa:
+	tests/setup
+	cargo build --workspace --locked --features certdeploy-server/rsa
+	cargo test --workspace --locked --features certdeploy-server/rsa --test rsa
+	cargo build --workspace --locked
 
 lint:
 	cargo fmt --all --check

@@ -14,17 +14,17 @@ settings! {
     /// Keys of `server.yml`.
     pub struct ServerFile ("config option") {
         privkey_filename: PathText = required, old ["private_key_file"], like ["key", "private_key", "privkey", "privkey_file", "identity_file", "key_filename"],
-            "The private SSH key the server logs in with at every target (ed25519 or ECDSA, without a passphrase, readable by its owner only). Make one with `certdeploy-server keygen PATH`.";
+            "The private SSH key the server logs in with at every target (ed25519 or ECDSA, readable by its owner only). Make one with `certdeploy-server keygen PATH`.";
         privkey_passphrase_filename: Maybe<PathText> = yaml "null", old [], like ["passphrase", "password", "privkey_passphrase", "privkey_password"],
-            "A file with the passphrase of `privkey_filename`, readable by its owner only.";
+            "A file with the passphrase of `privkey_filename`, readable by its owner only. One line end after it does not count.";
         privkey_passphrase_credential: Maybe<Text> = yaml "null", old [],
-            "The name of the systemd credential (`LoadCredential=`) with the passphrase of `privkey_filename`.";
+            "The name of the systemd credential (`LoadCredential=`) with the passphrase of `privkey_filename`. The hook does without: certbot is not given it.";
         privkey_cert_filename: Maybe<PathText> = yaml "null", old [],
-            "An OpenSSH user certificate for `privkey_filename` (`..-cert.pub`) to log in with.";
+            "An OpenSSH user certificate for `privkey_filename` (`..-cert.pub`) to log in with. It is read anew for each login.";
         ssh_agent: Maybe<PathText> = yaml "null", old [], like ["agent", "ssh_auth_sock"],
             "The socket of an SSH agent that holds the key; `privkey_filename` may then name the public key file. No agent is asked unless this is set.";
         known_hosts: Maybe<PathText> = yaml "null", old [],
-            "A file in the format of OpenSSH's `known_hosts`, with the host keys of targets that have neither `pubkey` nor `pubkey_filename`.";
+            "A file in the format of OpenSSH's `known_hosts`, with the host keys of targets that have neither `pubkey` nor `pubkey_filename`. Hashed hosts, `[host]:port`, wildcards and `@revoked` are understood; a revoked key is refused wherever it is pinned; `@cert-authority` is not used. At most 4 MiB. `certdeploy-server enroll HOST` adds to it.";
         client_configs: List<Nested<TargetFile>> = yaml "[]", old [], like ["clients", "targets", "hosts", "servers"],
             "The targets: the hosts that get certificates. At least one, here or in `client_config_directory`; their keys are listed below.";
         client_config_directory: Maybe<PathText> = yaml "null", old [], like ["client_config_dir", "client_configs_directory", "conf_d"],
@@ -110,7 +110,7 @@ settings! {
     /// Keys of one entry of `client_configs`.
     pub struct TargetFile ("client config option") {
         address: Text = required, old [], like ["host", "hostname", "ip", "server", "target", "addr"],
-            "The host name or IP address of the target. All its addresses are tried.";
+            "The host name or IP address of the target. All its addresses are tried, IPv6 and IPv4 in turn, each 250 ms after the one before it if that has not answered.";
         domains: Words = yaml "[]", old [], like ["names", "hostnames", "certificates"],
             "The names this target serves. It gets each lineage whose certificate carries one of them.";
         lineages: List<Text> = yaml "[]", old [], like ["lineage_names", "cert_names", "cert_name"],
@@ -118,7 +118,7 @@ settings! {
         pubkey: List<Text> = yaml "[]", old [], like ["host_key", "hostkey", "public_key", "pubkey_blob", "hash", "fingerprint"],
             "The target's SSH host key: `ssh-ed25519 AAAA...` or the base64 alone; a list while a host changes its key. Nothing is sent to a host that shows another key.";
         pubkey_filename: Maybe<PathText> = yaml "null", old ["pubkey_file"], like ["host_key_file", "public_key_file"],
-            "A file with host keys of the target, one a line. Used when there is no `pubkey`.";
+            "A file with host keys of the target, one a line, as `ssh-keygen` or `ssh-keyscan` writes them; lines about other hosts do not count. Used when there is no `pubkey`. At most 64 KiB.";
         name: Maybe<Text> = yaml "null", old [],
             "What logs and `status` call this target. Default: `username@address:port+path`.";
         port: Port = yaml "22", old [],

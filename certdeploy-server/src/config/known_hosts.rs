@@ -96,6 +96,8 @@ impl KnownHosts {
         }
         let mut plain = self.named(&[&host]);
         plain.revoked.extend(found.revoked);
+        plain.revoked.sort_by_key(|(line, _)| *line);
+        plain.revoked.dedup_by_key(|(line, _)| *line);
         if found.keys.is_empty() && found.authorities.is_empty() && found.unused.is_empty() {
             return plain;
         }
@@ -119,10 +121,9 @@ impl KnownHosts {
 }
 
 fn line(number: u32, text: &str, form: Form) -> Result<Line, &'static str> {
-    if form == Form::Keys
-        && let Some(key) = read(text)
-    {
-        return Ok(Line { number, mark: Mark::None, hosts: Hosts::Any, key });
+    if let Some(key) = read(text) {
+        let alone = Line { number, mark: Mark::None, hosts: Hosts::Any, key };
+        return if form == Form::Keys { Ok(alone) } else { Err("it names no host") };
     }
     let (mark, rest) = match text.split_once(char::is_whitespace) {
         Some(("@revoked", rest)) => (Mark::Revoked, rest.trim_start()),
