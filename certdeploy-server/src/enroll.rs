@@ -213,19 +213,15 @@ fn same(one: &PublicKey, other: &PublicKey) -> bool {
 
 /// As `ssh-keygen -lf` has it.
 fn listed(key: &PublicKey, host: &str) -> String {
-    let (bits, kind) = match key.algorithm() {
-        Algorithm::Ed25519 => (256, "ED25519"),
-        Algorithm::Ecdsa { curve } => (
-            if curve.as_str().ends_with("521") {
-                521
-            } else if curve.as_str().ends_with("384") {
-                384
-            } else {
-                256
-            },
-            "ECDSA",
-        ),
-        _ => (key.key_data().rsa().map_or(0, |rsa| rsa.key_size()), "RSA"),
+    let algorithm = key.algorithm();
+    let (bits, kind) = if let Some(rsa) = key.key_data().rsa() {
+        (rsa.key_size(), "RSA")
+    } else if matches!(algorithm, Algorithm::Ed25519) {
+        (256, "ED25519")
+    } else {
+        // The name of an ECDSA key ends with the size of its curve.
+        let digits = algorithm.as_str().rsplit("nistp").next().and_then(|digits| digits.parse().ok());
+        (digits.unwrap_or_default(), "ECDSA")
     };
     format!("{bits} {} {host} ({kind})", key::fingerprint(key))
 }

@@ -91,11 +91,13 @@ async fn race(addresses: Vec<SocketAddr>, port: u16, limit: Option<Duration>) ->
 }
 
 async fn attempt(address: SocketAddr, limit: Option<Duration>) -> Result<TcpStream, String> {
-    let connect = async { TcpStream::connect(address).await.map_err(|error| Error::Ssh(error.to_string())) };
-    within(Step::Connect, limit, connect).await.map_err(|error| match error {
-        Error::Ssh(cause) => format!("{} ({cause})", address.ip()),
-        timeout => format!("{} ({timeout})", address.ip()),
-    })
+    let connect = async { Ok(TcpStream::connect(address).await) };
+    let cause = match within(Step::Connect, limit, connect).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => error.to_string(),
+        Err(timeout) => timeout.to_string(),
+    };
+    Err(format!("{} ({cause})", address.ip()))
 }
 
 fn told(mut failed: Vec<(usize, String)>) -> String {

@@ -54,6 +54,7 @@ impl From<Ended> for Error {
 }
 
 /// Lets through the host keys that are pinned.
+#[derive(Clone)]
 pub(super) struct Pin {
     host: String,
     keys: Vec<PublicKey>,
@@ -73,18 +74,10 @@ impl Pin {
 
     /// A host that has no key of our kinds cannot show a pinned one: as good as another key.
     pub(super) fn judge(&self, ended: Ended) -> Error {
-        match ended {
-            Ended::Broken(russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, theirs, .. }) => {
-                self.refuse(format!("only {}", theirs.join(", ")))
-            }
-            other => other.into(),
+        if let Ended::Broken(russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, theirs, .. }) = &ended {
+            return self.refuse(format!("only {}", theirs.join(", ")));
         }
-    }
-}
-
-impl Clone for Pin {
-    fn clone(&self) -> Self {
-        Self { host: self.host.clone(), keys: self.keys.clone() }
+        ended.into()
     }
 }
 
