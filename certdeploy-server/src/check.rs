@@ -5,12 +5,12 @@ mod lineages;
 mod places;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use certdeploy_common::daemon::exit::Exit;
-use certdeploy_common::daemon::logging::Stream;
+use certdeploy_common::daemon::logging::{LogLevel, Stream};
 
-use crate::cli::Invocation;
+use crate::cli::{Invocation, LogOptions};
 use crate::config::effective;
 use crate::config::{self, Examined, Settings};
 use crate::{Failure, log};
@@ -70,13 +70,25 @@ pub(crate) fn check(invocation: &Invocation, effective: bool) -> Result<Exit, Fa
     }
     let fine = findings.errors.is_empty();
     if effective && settings.is_some() && fine {
-        let level = invocation.log.level.map(|level| ("log_level", level.name().to_owned()));
         // If stderr is closed, the config is still what was asked for.
         let _ = say(&findings.text());
-        return Ok(crate::print(&effective::effective(file, &text, level.as_slice())));
+        return Ok(crate::print(&effective::effective(file, &text, &overrides(&invocation.log))));
     }
     let printed = if effective { say(&findings.text()) } else { crate::print(&findings.text()) };
     Ok(if fine { printed } else { Exit::Failed })
+}
+
+/// What command line and environment say instead of the config.
+fn overrides(log: &LogOptions) -> Vec<(&'static str, String)> {
+    let level = |level: LogLevel| level.name().to_owned();
+    let path = |path: &PathBuf| path.display().to_string();
+    let all = [
+        ("log_level", log.level.map(level)),
+        ("log_filename", log.file.as_ref().map(path)),
+        ("sftp_log_level", log.library_level.map(level)),
+        ("sftp_log_filename", log.library_file.as_ref().map(path)),
+    ];
+    all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 /// To stderr, where stdout is for the config.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use certdeploy_tests::ca::Validity;
+use certdeploy_tests::process::run;
 use certdeploy_tests::{Ran, World};
 
 const PIN: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
@@ -69,15 +70,39 @@ fn a_good_world_is_described_and_left_as_it_is() {
     let ran = world.server(&["check", "--effective"]).ended(0);
     assert!(ran.stdout.starts_with("privkey_filename: /") && !ran.stdout.contains("note:"), "{}", ran.stdout);
     assert!(!ran.stdout.contains("OPENSSH") && ran.stdout.contains("log_level: DEBUG\n"), "{}", ran.stdout);
-    let louder = world.server(&["check", "--effective", "--log-level", "INFO"]).ended(0);
-    assert!(louder.stdout.contains("log_level: INFO\n"), "the command line beats the file");
-
     // A queue that is there is looked at, with what is owed.
     world.write_server(&[&target]);
     let _ = world.hook(&lineage).ended(0);
     let before = fs::read(world.queue().join("queue.sqlite")).unwrap();
     let _ = world.server(&["check"]).ended(0);
     assert_eq!(fs::read(world.queue().join("queue.sqlite")).unwrap(), before);
+}
+
+#[test]
+fn the_command_line_beats_the_environment_and_that_the_config() {
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    world.write_server_with(&[&target], &world.queue(), "sftp_log_level: CRITICAL\n");
+    let holds = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = world.server_command(&[&["check", "--effective"], arguments].concat());
+        command.envs(variables.iter().copied());
+        let said = run(command).ended(0).stdout;
+        let value = |key: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+            line.trim_start_matches(": ").to_owned()
+        };
+        [value("log_level"), value("log_filename"), value("sftp_log_level")]
+    };
+    assert_eq!(holds(&[], &[]), ["DEBUG", "null  # default", "CRITICAL"]);
+    for (level, sftp) in [
+        ("CERTDEPLOY_LOG_LEVEL", "CERTDEPOLY_SFTP_LOG_LEVEL"),
+        ("CERTDEPLOY_SERVER_LOG_LEVEL", "CERTDEPLOY_SERVER_SFTP_LOG_LEVEL"),
+    ] {
+        let both = [(level, "INFO"), (sftp, "WARNING"), ("CERTDEPLOY_SERVER_LOG_FILENAME", "/tmp/x")];
+        assert_eq!(holds(&both, &[]), ["INFO", "/tmp/x", "WARNING"]);
+        let flags = ["--log-level", "ERROR", "--log-filename=/tmp/y", "--sftp-log-level=INFO"];
+        assert_eq!(holds(&both, &flags), ["ERROR", "/tmp/y", "INFO"]);
+    }
 }
 
 #[test]

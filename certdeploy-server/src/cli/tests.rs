@@ -120,3 +120,35 @@ fn what_is_said_of_the_log_has_all_its_names() {
         assert_eq!(log.library_level, Some(LogLevel::Info));
     }
 }
+
+#[test]
+fn every_name_of_both_generations_works_and_never_makes_the_hook_something_else() {
+    let modes: [(&[&str], Command, &str); 3] = [
+        (&["CERTDEPLOY_SERVER_DAEMON"], Command::Daemon, "--no-daemon"),
+        (&["CERTDEPLOY_RENEW_ONLY", "CERTDEPLOY_SERVER_RENEW_ONLY"], Command::Renew, "--no-renew"),
+        (
+            &[
+                "CERTDEPOLY_PUSH_ONLY",
+                "CERTDEPOLY_SERVER_PUSH_ONLY",
+                "CERTDEPLOY_PUSH_ONLY",
+                "CERTDEPLOY_SERVER_PUSH_ONLY",
+            ],
+            Command::Push,
+            "--no-push",
+        ),
+    ];
+    for (names, mode, off) in modes {
+        for name in names {
+            for on in ["1", "t", "true", "y", "yes", "on", "TRUE", "Yes"] {
+                assert_eq!(parsed("", &[(name, on)]), Ok(mode.clone()), "{name}={on}");
+                assert!(matches!(parsed(off, &[(name, on)]), Err(Usage::NothingToDo { .. })), "{off} {name}={on}");
+                let hook = parsed("", &[HOOK[0], HOOK[1], (name, on)]);
+                assert_eq!(hook, Ok(enqueue(false, mode == Command::Push)), "the hook with {name}={on}");
+            }
+            for no in ["0", "f", "false", "n", "no", "off", "FALSE", ""] {
+                assert!(matches!(parsed("", &[(name, no)]), Err(Usage::NothingToDo { .. })), "{name}={no}");
+            }
+            assert!(matches!(parsed("", &[(name, "maybe")]), Err(Usage::Wrong(_))), "{name}");
+        }
+    }
+}
