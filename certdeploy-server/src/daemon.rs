@@ -47,6 +47,8 @@ pub enum DaemonError {
 /// The most damaged queues that are set aside within [`A_WHILE`]; more of them, and the disk is what is damaged.
 const DAMAGES: usize = 3;
 const A_WHILE: Duration = Duration::from_secs(60);
+/// How long the end may take besides `stop_timeout`: certbot is ended meanwhile, and everything is written down.
+pub(crate) const END: Duration = Duration::from_secs(9);
 /// How long the daemon waits before it tries again a queue that was not to be had.
 const QUEUE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,7 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, invocation: &Invocation) -> 
         tracing::warn!("Hooks cannot wake this daemon, it looks every 10 seconds: {error}");
     }
     let (current, received) = watch::channel(settings);
+    let newest = received.clone();
     let renewals = tokio::spawn(renew::run(received, invocation.config.clone(), orders.stop.clone()));
     let mut daemon = Daemon {
         settings: current,
@@ -74,7 +77,7 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, invocation: &Invocation) -> 
         wake: wake.ok().map(Arc::new),
         invocation: Arc::new(invocation.clone()),
         notifier: Notifier::of_environment(),
-        stop: orders.stop,
+        stop: orders.stop.clone(),
         reload,
         loading: None,
         renewals: Some(renewals),
@@ -87,7 +90,7 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, invocation: &Invocation) -> 
             let ended = daemon.serve(queue).await;
             daemon.end(ended).await
         } => ended,
-        () = orders.at_once.cancelled() => {
+        () = orders.overdue(|| newest.borrow().push.stop + END) => {
             tracing::warn!("What was under way is cut off; it is still owed");
             Ok(Ended::Quietly)
         }

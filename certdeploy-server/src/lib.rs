@@ -195,8 +195,8 @@ fn push(settings: Arc<Settings>) -> Result<Exit, Failure> {
     let ended = block_on(async {
         let orders = shutdown::of_command()?;
         tokio::select! {
-            ended = dispatcher.run(orders.stop, None) => Ok::<_, Failure>(Some(ended?)),
-            () = orders.at_once.cancelled() => Ok(None),
+            ended = dispatcher.run(orders.stop.clone(), None) => Ok::<_, Failure>(Some(ended?)),
+            () = orders.overdue(|| settings.push.stop + daemon::END) => Ok(None),
         }
     })?;
     let left = |mut queue: Queue| queue.is_empty().map(|empty| !empty);
@@ -222,7 +222,7 @@ fn renew(settings: &Settings, config: &Path) -> Result<Exit, Failure> {
         let orders = shutdown::of_command()?;
         tokio::select! {
             renewed = renew::once(settings, config, &orders.stop) => Ok(renewed),
-            () = orders.at_once.cancelled() => Err(Failure::from("the renewal was cut off")),
+            () = orders.overdue(|| settings.push.stop + daemon::END) => Err(Failure::from("the renewal was cut off")),
         }
     })?;
     match renewed {

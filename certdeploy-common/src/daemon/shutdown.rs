@@ -1,5 +1,7 @@
 //! Signals -> tokens that every wait watches. Must not decide what ends how.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,17 @@ pub struct Orders {
     pub stop: CancellationToken,
     /// The second: do not wait.
     pub at_once: CancellationToken,
+}
+
+impl Orders {
+    /// Returns when nobody waits any longer: at the second order, or `limit` after the first one.
+    pub async fn overdue(&self, limit: impl FnOnce() -> Duration) {
+        self.stop.cancelled().await;
+        tokio::select! {
+            () = self.at_once.cancelled() => {}
+            () = tokio::time::sleep(limit()) => tracing::warn!("The end takes too long and is not waited for"),
+        }
+    }
 }
 
 /// The orders for a daemon: SIGTERM and SIGINT. SIGHUP is its [`Reload`].
@@ -89,5 +102,26 @@ impl Reload {
         if self.0.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_is_waited_for_until_the_limit_or_the_second_order() {
+        let orders = || Orders { stop: CancellationToken::new(), at_once: CancellationToken::new() };
+        let (none, first, both) = (orders(), orders(), orders());
+        first.stop.cancel();
+        both.stop.cancel();
+        both.at_once.cancel();
+        let took = |orders: Orders| async move {
+            let start = tokio::time::Instant::now();
+            let limit = || Duration::from_secs(19);
+            let over = tokio::time::timeout(Duration::from_secs(100), orders.overdue(limit)).await;
+            over.map(|()| start.elapsed().as_secs()).ok()
+        };
+        assert_eq!((took(none).await, took(first).await, took(both).await), (None, Some(19), Some(0)));
     }
 }

@@ -1,0 +1,83 @@
+//! The server's daemon under a real systemd: ready, status, watchdog, reload, journal, end.
+
+use std::time::Duration;
+
+use certdeploy_tests::World;
+use certdeploy_tests::booted::Booted;
+use certdeploy_tests::need::{Need, can_run};
+use certdeploy_tests::process::binary;
+use certdeploy_tests::until;
+use certdeploy_tests::wait::PATIENCE;
+
+const NEEDS: &[Need] = &[Need::Root, Need::Program("systemd-nspawn"), Need::Program("nsenter")];
+const UNIT: &str = "[Service]\nType=notify\nExecStart=/usr/local/bin/certdeploy-server --daemon --config /srv/server.yml\n\
+                    ExecReload=/bin/kill -HUP $MAINPID\nWatchdogSec=2\nRestart=on-failure\nRestartSec=100ms\n";
+
+#[test]
+fn systemd_knows_how_the_daemon_is() {
+    if !can_run("supervised", NEEDS) {
+        return;
+    }
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    world.write_server_with(&[&target], std::path::Path::new("/var/lib/certdeploy"), "log_level: INFO\n");
+    let config = std::fs::read_to_string(world.server_config()).unwrap();
+    let key = world.server_key().display().to_string();
+    let config = config.replace("log_level: DEBUG\n", "").replace(&key, "/srv/key");
+    std::fs::write(world.server_config(), &config).unwrap();
+    let unit = world.path("certdeploy-server.service");
+    std::fs::write(&unit, UNIT).unwrap();
+    let booted = Booted::start(
+        &world.path("booted"),
+        &[
+            (binary("certdeploy-server"), "/usr/local/bin/certdeploy-server"),
+            (unit, "/etc/systemd/system/certdeploy-server.service"),
+            (world.path("server"), "/srv"),
+        ],
+    );
+    let property = |name: &str| booted.property("certdeploy-server.service", name);
+    let systemctl = |verb: &str| booted.run(&["systemctl", verb, "certdeploy-server.service"]);
+
+    let _ = systemctl("start").ended(0);
+    assert_eq!(property("ActiveState"), "active");
+    assert!(property("StatusText").starts_with("Serving 1 targets"), "{}", property("StatusText"));
+
+    // The loop keeps it alive...
+    for _ in 0..2 {
+        let last = property("WatchdogTimestampMonotonic");
+        until("a beat comes", PATIENCE, || (property("WatchdogTimestampMonotonic") != last).then_some(()));
+    }
+    assert_eq!(property("NRestarts"), "0");
+
+    // ... a config that is refused is told, and a good one again...
+    std::fs::write(world.server_config(), "nonsense").unwrap();
+    let _ = systemctl("reload").ended(0);
+    until("it is told", PATIENCE, || property("StatusText").contains("refused, see the log").then_some(()));
+    std::fs::write(world.server_config(), &config).unwrap();
+    let _ = systemctl("reload").ended(0);
+    until("it is told", PATIENCE, || (!property("StatusText").contains("refused")).then_some(()));
+    assert_eq!(property("ActiveState"), "active");
+
+    // ... the journal has levels and names...
+    let journal = booted.run(&["journalctl", "-u", "certdeploy-server.service", "-o", "json", "--no-pager"]).ended(0);
+    let entries: Vec<serde_json::Value> =
+        journal.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let said = |priority: &str, start: &str| {
+        entries.iter().any(|entry| {
+            entry["PRIORITY"] == priority
+                && entry["SYSLOG_IDENTIFIER"] == "certdeploy-server"
+                && entry["MESSAGE"].as_str().is_some_and(|message| message.starts_with(start))
+        })
+    };
+    assert!(said("6", "Serving 1 targets"), "{}", journal.stdout);
+    assert!(said("3", "`/srv/server.yml` is not reloaded"), "{}", journal.stdout);
+
+    // ... one that hangs is ended and started again...
+    let _ = booted.run(&["systemctl", "kill", "--signal=STOP", "certdeploy-server.service"]).ended(0);
+    until("the watchdog barks", Duration::from_secs(60), || (property("NRestarts") == "1").then_some(()));
+    until("it serves again", PATIENCE, || (property("ActiveState") == "active").then_some(()));
+
+    // ... and the end is a good one.
+    let _ = systemctl("stop").ended(0);
+    assert_eq!((property("Result"), property("ExecMainStatus")), ("success".to_owned(), "0".to_owned()));
+}
