@@ -43,7 +43,7 @@ pub(super) struct Recorded {
 }
 
 /// Says what follows from a report; `known` is what the target has acknowledged so far.
-pub(super) fn record(target: &Target, report: Report, known: Vec<Holding>, context: Context) -> Recorded {
+pub(super) fn record(target: &Target, report: Report, mut known: Vec<Holding>, context: Context) -> Recorded {
     let now = context.now;
     let mut recorded = Recorded::default();
     for (delivery, end) in report.ends {
@@ -56,6 +56,9 @@ pub(super) fn record(target: &Target, report: Report, known: Vec<Holding>, conte
                     tracing::error!("Updates for {} at {} failed: {reason}", holding.lineage, target.id);
                     recorded.updates_failed = true;
                 }
+                // What it says after this visit is compared with what it acknowledged in it.
+                known.retain(|held| held.lineage != holding.lineage);
+                known.push(holding.clone());
                 recorded.writes.push(Write::Acknowledge(delivery.id, holding));
             }
             End::NotNeeded => recorded.writes.push(Write::Change(Change::Drop { id: delivery.id })),

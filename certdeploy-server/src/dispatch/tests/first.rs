@@ -85,3 +85,24 @@ async fn a_failing_push_by_hand_leaves_the_daemons_pauses_alone() {
     let after = stage.queue().deliveries().unwrap();
     assert_eq!((after[0].attempts, after[0].next_at), (before[0].attempts, before[0].next_at));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_acknowledged_and_asked_about_in_one_visit_is_the_new_one() {
+    let stage = Stage::new(1, 1, "");
+    stage.act("t0", &[Act::Update]);
+    let _ = stage.run(Mode::Daemon, 5).await;
+    let before = stage.queue().holdings().unwrap();
+    let other = Stage::new(1, 1, "");
+    for name in ["fullchain.pem", "privkey.pem"] {
+        let from = other.dir.path().join("live/l0").join(name);
+        std::fs::copy(from, stage.dir.path().join("live/l0").join(name)).unwrap();
+    }
+    stage.renew(0);
+    let stage = Stage { stop: CancellationToken::new(), ..stage };
+    let (_, seen) = stage.run(Mode::Daemon, 5).await;
+    assert_eq!(seen, [(0, "t0".to_owned(), 1, Ask::Holdings)]);
+    let after = stage.queue().holdings().unwrap();
+    assert_ne!(after[0].digest, before[0].digest);
+    let told = stage.fake.0.held.lock().unwrap()["t0"].clone();
+    assert_eq!(Some(&after[0].digest), told.lineages.values().map(|held| &held.digest).next());
+}
