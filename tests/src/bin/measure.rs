@@ -1,15 +1,28 @@
 //! Figures, never asserted: the time of the hook alone, of a push from hook to receipt, and the client's idle memory.
-//! For those of the shipped program: `cargo build --release --workspace && cargo run --release --bin measure`.
+//! Then a fleet: how long until all live targets of many have acknowledged a renewal, and what dead ones change.
+//! For those of the shipped program: `cargo build --release --workspace && cargo run --release --bin measure`; the fleet
+//! alone, of another size: `cargo run --release --bin measure fleet 10000`.
 
 use std::time::{Duration, Instant};
 
-use certdeploy_tests::World;
+use certdeploy_tests::fleet::{Death, Fleet};
 use certdeploy_tests::process::children;
 use certdeploy_tests::wait::PATIENCE;
+use certdeploy_tests::{Lineage, World};
 
 const ROUNDS: usize = 100;
 
 fn main() {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("fleet") {
+        return fleet(words.next().and_then(|count| count.parse().ok()).unwrap_or(1000));
+    }
+    one();
+    fleet(1000);
+}
+
+/// One target.
+fn one() {
     let world = World::new();
     let mut target = world.target("web1", &["example.com"]);
     target.updates = false;
@@ -51,6 +64,53 @@ fn main() {
     show("`--push`, whole run:", pushes);
 }
 
+/// So many targets, all alive; then a tenth of them dead, each in its way.
+fn fleet(count: usize) {
+    let (dead, live) = (count / 10, count - count / 10);
+    let fleet = Fleet::new(1024);
+    let mut lineage = fleet.world.lineage("example.com", &["example.com"]);
+    println!(
+        "{:<38} {:>9} {:>9} {:>6} {:>12} {:>9}",
+        "targets", "first", "renewed", "ratio", "server peak", "p. second"
+    );
+    let mut alone = None;
+    let mut row = |what: &str, live: usize, dead: &[(usize, Death)]| {
+        fleet.write(live, dead, "push_retries: 0\n");
+        let (first, renewed, peak) = round(&fleet, &mut lineage, live);
+        let base = *alone.get_or_insert(renewed.as_secs_f64());
+        let (ratio, rate) = (renewed.as_secs_f64() / base, live as f64 / renewed.as_secs_f64());
+        let (first, renewed) = (first.as_secs_f64(), renewed.as_secs_f64());
+        println!("{what:<38} {first:>8.2}s {renewed:>8.2}s {ratio:>6.2} {peak:>9} kB {rate:>9.0}");
+    };
+    row(&format!("{live} live"), live, &[]);
+    row(&format!("{live} live, {dead} refused"), live, &[(dead, Death::Refused)]);
+    row(&format!("{live} live, {dead} dropped"), live, &[(dead, Death::Dropped)]);
+    row(&format!("{live} live, {dead} silent"), live, &[(dead, Death::Silent)]);
+    row(&format!("{count} live"), count, &[]);
+    println!("client, receiver: {:?} kB resident", children(fleet.client().id()).into_iter().map(resident).max());
+}
+
+/// From a start with a new queue, and from a hook, until all who live have it; and the server's memory at its peak.
+fn round(fleet: &Fleet, lineage: &mut Lineage, live: usize) -> (Duration, Duration, u64) {
+    let _ = std::fs::remove_dir_all(fleet.world.queue());
+    lineage.renew(&fleet.world.ca);
+    let start = Instant::now();
+    let server = fleet.world.start_server();
+    let pushed = |times: usize| {
+        while server.said().matches("Pushed ").count() < times {
+            assert!(start.elapsed() < Duration::from_secs(900), "not in time:\n{}", server.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    pushed(live);
+    let first = start.elapsed();
+    lineage.renew(&fleet.world.ca);
+    let start = Instant::now();
+    let _ = fleet.world.hook(lineage).ended(0);
+    pushed(2 * live);
+    (first, start.elapsed(), field(server.id(), "VmHWM:"))
+}
+
 /// Without the pauses of a test's wait: these would be most of the figure.
 fn wait(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -67,7 +127,11 @@ fn show(what: &str, mut times: Vec<Duration>) {
 }
 
 fn resident(process: u32) -> u64 {
+    field(process, "VmRSS:")
+}
+
+fn field(process: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
 }
