@@ -14,6 +14,8 @@ pub enum Command {
     Daemon(Options),
     /// One pass over the staging directory, then the updates.
     Pass(Options),
+    /// Run the updates of what is in place; only those that failed, if so asked.
+    Update(Options, bool),
     /// Make an SSH key pair.
     Keygen(PathBuf),
     /// Our own other process; nobody else calls it.
@@ -45,7 +47,7 @@ pub struct Options {
 #[command(name = "certdeploy-client", version, after_help = AFTER_HELP)]
 struct Args {
     /// The config file [env: CERTDEPLOY_CLIENT_CONFIG]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     config: Option<PathBuf>,
     /// Run the daemon with the embedded SFTP server [env: CERTDEPLOY_CLIENT_DAEMON]
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_daemon")]
@@ -54,7 +56,7 @@ struct Args {
     #[arg(long, action = ArgAction::SetTrue, overrides_with = "daemon", hide = true)]
     no_daemon: bool,
     /// DEBUG, INFO, WARNING, ERROR or CRITICAL [env: CERTDEPLOY_CLIENT_LOG_LEVEL]
-    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    #[arg(long, value_name = "LEVEL", value_parser = level, global = true)]
     log_level: Option<LogLevel>,
     #[command(subcommand)]
     command: Option<Sub>,
@@ -62,6 +64,12 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
+    /// Run the updates of what is in place, without a new deployment
+    Update {
+        /// Only those that failed
+        #[arg(long)]
+        failed: bool,
+    },
     /// Make an ed25519 key pair: PATH (0600) and PATH.pub
     Keygen {
         /// Where the private key goes
@@ -90,12 +98,16 @@ pub fn parse(
     environment: &BTreeMap<String, String>,
 ) -> Result<Command, clap::Error> {
     let args = Args::try_parse_from(argv)?;
-    match args.command {
-        Some(Sub::Keygen { path }) => return Ok(Command::Keygen(path)),
+    match &args.command {
+        Some(Sub::Keygen { path }) => return Ok(Command::Keygen(path.clone())),
         Some(Sub::Receiver) => return Ok(Command::Internal(Role::Receiver)),
         Some(Sub::Validator) => return Ok(Command::Internal(Role::Validator)),
-        None => {}
+        Some(Sub::Update { .. }) | None => {}
     }
+    let update = match args.command {
+        Some(Sub::Update { failed }) => Some(failed),
+        Some(Sub::Keygen { .. } | Sub::Receiver | Sub::Validator) | None => None,
+    };
     let variable = |names: &[&'static str]| {
         names.iter().find_map(|name| environment.get(*name).filter(|value| !value.is_empty()).map(|v| (*name, v)))
     };
@@ -113,6 +125,9 @@ pub fn parse(
     };
     let config = args.config.or_else(|| variable(&["CERTDEPLOY_CLIENT_CONFIG"]).map(|(_, path)| path.into()));
     let options = Options { config: config.unwrap_or_else(|| CONFIG.into()), log_level };
+    if let Some(failed) = update {
+        return Ok(Command::Update(options, failed));
+    }
     Ok(if daemon { Command::Daemon(options) } else { Command::Pass(options) })
 }
 

@@ -21,10 +21,10 @@ use crate::account::Account;
 use crate::config::{Settings, Sftpd};
 use crate::dir::Dir;
 use crate::link::{self, Commit, Sender, Setup, ToApplier, ToReceiver, handover, spawn};
-use crate::pipeline::{Outcome, Pipeline};
+use crate::pipeline::{Outcome, Pipeline, Which};
 use crate::staging::INCOMING;
 use crate::update::delay::Debounce;
-use crate::update::{self, Batch};
+use crate::update::{self, Batch, Failure};
 use crate::validate::process::Validator;
 use crate::{clock, pass, sftp};
 
@@ -137,6 +137,7 @@ async fn serve(settings: &Arc<Settings>, sftpd: &Sftpd) -> Result<(), DaemonErro
         sender,
         running: None,
         waiting: Vec::new(),
+        failed: 0,
     };
     applier.begin(setup).await?;
     applier.work(line, receiver, stop).await
@@ -210,15 +211,17 @@ struct Applier {
     incoming: Dir,
     sender: Sender,
     debounce: Debounce,
-    running: Option<JoinHandle<(Batch, Vec<String>)>>,
+    running: Option<JoinHandle<(Batch, Vec<Failure>)>>,
     waiting: Vec<Lineage>,
+    /// How often in a row updates have failed.
+    failed: u32,
 }
 
 impl Applier {
     async fn begin(&mut self, setup: Setup) -> Result<(), DaemonError> {
         let setup = ToReceiver::Setup(Box::new(setup));
         self.sender.send(&setup).await.map_err(DaemonError::Start)?;
-        let (batch, due) = self.pipeline.pending().map_err(DaemonError::Destination)?;
+        let (batch, due) = self.pipeline.due(Which::Owed).map_err(DaemonError::Destination)?;
         if !batch.lineages.is_empty() {
             self.debounce.owed(due.unwrap_or_default());
         }
@@ -290,19 +293,29 @@ impl Applier {
         if !self.debounce.take(clock::now()) {
             return Ok(());
         }
-        let (batch, _) = self.pipeline.pending().map_err(DaemonError::Destination)?;
+        let (batch, _) = self.pipeline.due(Which::Owed).map_err(DaemonError::Destination)?;
         let settings = Arc::clone(&self.settings);
         self.running = Some(tokio::spawn(async move {
             let failures = update::run(&settings.updates, &batch, settings.fail_fast).await;
-            (batch, failures.iter().map(ToString::to_string).collect())
+            (batch, failures)
         }));
         Ok(())
     }
 
-    async fn end_updates(&mut self, done: Option<(Batch, Vec<String>)>) -> Result<(), DaemonError> {
+    async fn end_updates(&mut self, done: Option<(Batch, Vec<Failure>)>) -> Result<(), DaemonError> {
         self.running = None;
         if let Some((batch, failures)) = done {
             self.pipeline.settle(&batch, &failures);
+            match (failures.is_empty(), self.settings.update_retry.after(self.failed)) {
+                (true, _) => self.failed = 0,
+                (false, None) => tracing::error!("Failed updates run again at the next start, or by `update --failed`"),
+                (false, Some(pause)) => {
+                    self.failed = self.failed.saturating_add(1);
+                    tracing::warn!("Failed updates run again in {} seconds", pause.as_secs());
+                    let pause = i64::try_from(pause.as_secs()).unwrap_or(i64::MAX / 2);
+                    self.debounce.owed(clock::now().saturating_add(pause));
+                }
+            }
         }
         self.tell_holdings().await
     }
@@ -347,7 +360,7 @@ async fn until(due: Option<i64>) {
     }
 }
 
-async fn finished(running: &mut Option<JoinHandle<(Batch, Vec<String>)>>) -> Option<(Batch, Vec<String>)> {
+async fn finished(running: &mut Option<JoinHandle<(Batch, Vec<Failure>)>>) -> Option<(Batch, Vec<Failure>)> {
     match running {
         Some(task) => task.await.ok(),
         None => std::future::pending().await,

@@ -47,6 +47,10 @@ pub fn run() -> Exit {
     match cli::parse(std::env::args_os(), &environment.collect()) {
         Ok(Command::Daemon(options)) => with_settings(&options, |settings| block_on(daemon::run(settings))),
         Ok(Command::Pass(options)) => with_settings(&options, |settings| block_on(pass::run(settings))),
+        Ok(Command::Update(options, failed)) => {
+            let which = if failed { pipeline::Which::Failed } else { pipeline::Which::All };
+            with_settings(&options, |settings| block_on(pass::update(settings, which)))
+        }
         Ok(Command::Keygen(path)) => keygen(&path),
         Ok(Command::Internal(role)) => internal(role),
         Err(error) => {

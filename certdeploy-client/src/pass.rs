@@ -11,7 +11,7 @@ use certdeploy_common::wire::PushId;
 use crate::config::Settings;
 use crate::dir::Dir;
 use crate::link::Commit;
-use crate::pipeline::{Outcome, Pipeline};
+use crate::pipeline::{Outcome, Pipeline, Which};
 use crate::staging::{INCOMING, sweep};
 use crate::{account, clock, intake, update};
 
@@ -33,24 +33,33 @@ pub async fn run(settings: Arc<Settings>) -> Exit {
     let pipeline = Pipeline::new(Arc::clone(&settings), validator);
     let mut invalid = !leftovers(&settings, &pipeline).await;
     invalid |= !staged(&settings, &pipeline).await;
-    let (batch, _) = match pipeline.pending() {
-        Ok(pending) => pending,
+    let updated = updates(&settings, &pipeline, Which::Owed).await;
+    if invalid { Exit::Failed } else { updated }
+}
+
+/// `update`: runs the updates of what is in place, without a new deployment.
+pub async fn update(settings: Arc<Settings>, which: Which) -> Exit {
+    let pipeline = Pipeline::new(Arc::clone(&settings), crate::daemon::validator(&settings));
+    updates(&settings, &pipeline, which).await
+}
+
+async fn updates(settings: &Settings, pipeline: &Pipeline, which: Which) -> Exit {
+    let batch = match pipeline.due(which) {
+        Ok((batch, _)) => batch,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
             return Exit::Failed;
         }
     };
-    let mut failures = Vec::new();
-    if !batch.lineages.is_empty() {
-        let errors = update::run(&settings.updates, &batch, settings.fail_fast).await;
-        failures = errors.iter().map(ToString::to_string).collect();
-        pipeline.settle(&batch, &failures);
+    if batch.lineages.is_empty() {
+        return Exit::Done;
     }
-    match (invalid, failures.is_empty()) {
-        (true, _) => Exit::Failed,
-        (false, false) if settings.fail_fast => Exit::Failed,
-        (false, false) => Exit::Owed,
-        (false, true) => Exit::Done,
+    let failures = update::run(&settings.updates, &batch, settings.fail_fast).await;
+    pipeline.settle(&batch, &failures);
+    match failures.is_empty() {
+        true => Exit::Done,
+        false if settings.fail_fast => Exit::Failed,
+        false => Exit::Owed,
     }
 }
 

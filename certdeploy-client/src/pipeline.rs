@@ -1,6 +1,6 @@
 //! The order of the steps, and nobody else knows it: take in, validate, decide, deploy, write down what is owed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::deploy::apply::Content;
 use crate::deploy::plan::{Retention, Wish};
 use crate::deploy::state::{Current, lineage_directory};
 use crate::deploy::{Decision, Record, State, apply, decide, plan};
-use crate::update::{Batch, ledger};
+use crate::update::ledger::{self, Word};
+use crate::update::{Batch, Due, Failure};
 use crate::validate::process::Validator;
 use crate::validate::{Origin, Rejection, Upload, ValidBundle};
 
@@ -119,7 +120,7 @@ impl Pipeline {
         let current = State::read(&directory)?.current;
         Ok(current.and_then(|Current { number, record, .. }| {
             let record = record?;
-            let update = self.owed(ledger::read(&directory, number));
+            let update = self.owed(ledger::read(&directory, number).update);
             let Record { digest, serial, not_after, .. } = record;
             Some(Held { digest, generation: number, serial, not_after, update })
         }))
@@ -130,11 +131,11 @@ impl Pipeline {
         if self.settings.updates.is_empty() { Update::Done } else { update }
     }
 
-    /// The lineages whose users have not been told of the current generation, and when that is due at the latest.
+    /// The lineages whose users are to be told, and when that is due at the latest.
     ///
     /// # Errors
     /// `destination` cannot be read.
-    pub fn pending(&self) -> io::Result<(Batch, Option<i64>)> {
+    pub fn due(&self, which: Which) -> io::Result<(Batch, Option<i64>)> {
         let mut lineages = BTreeMap::new();
         let mut latest = None;
         for lineage in State::lineages(&self.settings.destination)? {
@@ -142,34 +143,55 @@ impl Pipeline {
             let Some(current) = State::read(&directory)?.current else { continue };
             // A generation without a record is what the Python program left: its own updates have run.
             let Some(record) = current.record else { continue };
-            let due = match self.owed(ledger::read(&directory, current.number)) {
-                Update::Done => continue,
-                Update::Pending { due } => due,
-                Update::Failed { .. } => 0,
+            let word = ledger::read(&directory, current.number);
+            let (at, entries) = match (self.owed(word.update), which) {
+                (Update::Done, Which::Owed | Which::Failed) | (Update::Pending { .. }, Which::Failed) => continue,
+                (Update::Pending { due }, Which::Owed) => (due, None),
+                (Update::Failed { .. }, Which::Owed | Which::Failed) => {
+                    (0, Some(word.failed).filter(|failed| !failed.is_empty()))
+                }
+                (_, Which::All) => (0, None),
             };
-            latest = latest.max(Some(due));
-            lineages.insert(lineage, (current.number, record.names));
+            latest = latest.max(Some(at));
+            lineages.insert(lineage, Due { generation: current.number, names: record.names, entries });
         }
         Ok((Batch { destination: self.settings.destination.clone(), lineages }, latest))
     }
 
     /// Writes down how the updates of a batch ended. A generation that came meanwhile keeps its own word.
-    pub fn settle(&self, batch: &Batch, failures: &[String]) {
-        let update = match failures {
-            [] => Update::Done,
-            failures => Update::Failed { reason: failures.join("; ") },
-        };
-        for (lineage, (generation, _)) in &batch.lineages {
+    pub fn settle(&self, batch: &Batch, failures: &[Failure]) {
+        for (lineage, due) in &batch.lineages {
+            let own = || failures.iter().filter(|failure| failure.lineages.contains(lineage));
+            let reasons: Vec<&str> = own().map(|failure| failure.reason.as_str()).collect();
+            let word = Word {
+                generation: due.generation,
+                update: match reasons.as_slice() {
+                    [] => Update::Done,
+                    reasons => Update::Failed { reason: reasons.join("; ") },
+                },
+                failed: own().map(|failure| failure.entry.clone()).collect(),
+            };
             let directory = lineage_directory(&self.settings.destination, lineage);
             let current = State::read(&directory).ok().and_then(|state| state.current);
-            if current.is_some_and(|current| current.number == *generation)
-                && let Err(error) = ledger::write(&directory, *generation, &update)
+            if current.is_some_and(|current| current.number == due.generation)
+                && let Err(error) = ledger::write(&directory, &word)
             {
                 // It will run once more after a restart, which is the safe side.
                 tracing::error!("Cannot write down the update of {lineage}: {error}");
             }
         }
     }
+}
+
+/// Which lineages' users are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that have not been told, or were told in vain.
+    Owed,
+    /// Those that were told in vain.
+    Failed,
+    /// All.
+    All,
 }
 
 fn deploy(settings: &Settings, valid: &ValidBundle, plain: bool, due: i64) -> Outcome {
@@ -201,7 +223,8 @@ fn deploy(settings: &Settings, valid: &ValidBundle, plain: bool, due: i64) -> Ou
             (number, true)
         }
     };
-    if let Err(error) = ledger::write(&directory, number, &Update::Pending { due }) {
+    let word = Word { generation: number, update: Update::Pending { due }, failed: BTreeSet::new() };
+    if let Err(error) = ledger::write(&directory, &word) {
         // Without a word the update counts as owed, so nothing is lost.
         tracing::warn!("Cannot write down the pending update of {lineage}: {error}");
     }

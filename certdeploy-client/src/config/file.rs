@@ -23,6 +23,8 @@ settings! {
         docker_timeout: Maybe<Seconds> = yaml "10", old [], "How long a container may take to end before the engine kills it, in seconds. `null`: as the container says.";
         docker_request_timeout: Seconds = yaml "60", old [], "How long the Docker engine may take to answer one request, in seconds, beside what it is asked to wait for.";
         docker_service_timeout: Maybe<Seconds> = yaml "300", old [], "How long the rollout of a swarm service is waited for, in seconds. `null` waits for ever.";
+        update_retry_interval: Maybe<Seconds> = yaml "60", old [], "How long the daemon waits before it runs failed updates again, in seconds; twice as long each time. `null`: only at the next start, or by `certdeploy-client update --failed`.";
+        update_retry_max_interval: Seconds = yaml "3600", old [], "The longest pause between two runs of failed updates, in seconds.";
         script_timeout: Maybe<Seconds> = yaml "600", old [], "How long a `script` may run, in seconds. `null` waits for ever.";
         keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included.";
         generation_min_age: Seconds = yaml "60", old [], "How long a replaced set of files is kept at least, in seconds, for programs that are still reading it.";

@@ -13,6 +13,7 @@ use russh::keys::{PrivateKey, PublicKey};
 use super::file::{ClientFile, PermissionsFile, SftpdFile};
 use super::updates;
 use crate::update::Entry;
+use crate::update::delay::Retry;
 
 /// Everything the program runs by; immutable once made.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Settings {
     pub updates: Vec<Entry>,
     /// How long the daemon waits before it runs them.
     pub update_delay: Duration,
+    /// When failed updates run again.
+    pub update_retry: Retry,
     /// How many generations are kept.
     pub keep_generations: usize,
     /// How long a replaced generation is kept at least.
@@ -130,6 +133,7 @@ fn settings(file: ClientFile, problems: &mut Problems) -> Option<Settings> {
         no_sftpd: no_key,
         updates: updates?.into_iter().collect::<Option<_>>()?,
         update_delay: file.update_delay.value,
+        update_retry: Retry { first: file.update_retry_interval.value, longest: file.update_retry_max_interval.value },
         keep_generations: usize::try_from(file.keep_generations.value).unwrap_or(usize::MAX),
         generation_min_age: file.generation_min_age.value,
         permissions: permissions?,

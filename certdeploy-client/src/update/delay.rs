@@ -45,9 +45,35 @@ impl Debounce {
     }
 }
 
+/// When failed updates run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The first pause; `None` for not by themselves.
+    pub first: Option<Duration>,
+    /// The longest pause.
+    pub longest: Duration,
+}
+
+impl Retry {
+    /// The pause after `failed` earlier failures in a row: twice as long each time.
+    #[must_use]
+    pub fn after(&self, failed: u32) -> Option<Duration> {
+        self.first.map(|first| first.saturating_mul(2_u32.saturating_pow(failed)).min(self.longest))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_updates_run_again_with_growing_pauses() {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let retry = Retry { first: Some(minutes(1)), longest: minutes(60) };
+        let pauses: Vec<_> = [0, 1, 5, 6, 100].iter().map(|failed| retry.after(*failed)).collect();
+        assert_eq!(pauses, [1, 2, 32, 60, 60].map(|n| Some(minutes(n))));
+        assert_eq!(Retry { first: None, ..retry }.after(0), None);
+    }
 
     #[test]
     fn each_deployment_starts_the_countdown_anew_and_one_turn_serves_all() {

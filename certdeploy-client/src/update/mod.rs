@@ -48,25 +48,63 @@ pub struct Only {
 
 impl Only {
     /// What of the batch concerns the entry; `None` if nothing does.
-    fn of(&self, batch: &Batch) -> Option<Batch> {
+    fn of(&self, id: &str, batch: &Batch) -> Option<Batch> {
         let all = self.lineages.is_empty() && self.domains.is_empty();
         let concerns = |lineage: &Lineage, names: &BTreeSet<Domain>| {
             let covered = |domain: &Domain| names.iter().any(|name| name.covers(domain));
             all || self.lineages.contains(lineage) || self.domains.iter().any(covered)
         };
         let mut own = batch.clone();
-        own.lineages.retain(|lineage, (_, names)| concerns(lineage, names));
+        own.lineages.retain(|lineage, due| {
+            due.entries.as_ref().is_none_or(|entries| entries.contains(id)) && concerns(lineage, &due.names)
+        });
         (!own.lineages.is_empty()).then_some(own)
     }
 }
 
-/// The lineages that changed since the last updates.
+impl Entry {
+    /// What the ledger calls it: a failed one is found again by this, also after a restart.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match &self.updater {
+            Updater::Unit(unit) => format!("systemd {} {}", unit.name, unit.action.as_str()),
+            Updater::Rc(service) => format!("rc {} {}", service.name, service.action.as_str()),
+            Updater::Script(script) => format!("script {}", script.path.display()),
+            Updater::Container(container) => format!("docker_container {}", container.selection),
+            Updater::Service(service) => format!("docker_service {}", service.selection),
+        }
+    }
+}
+
+/// The lineages whose users are to be told.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// The directory the lineages are in.
     pub destination: PathBuf,
-    /// Each lineage with its current generation and the names of its certificate.
-    pub lineages: BTreeMap<Lineage, (u64, BTreeSet<Domain>)>,
+    /// Each lineage and what is due for it.
+    pub lineages: BTreeMap<Lineage, Due>,
+}
+
+/// What is due for one lineage.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// Its current generation.
+    pub generation: u64,
+    /// The names of its certificate.
+    pub names: BTreeSet<Domain>,
+    /// The entries that are due, by [`Entry::id`]; `None` is all.
+    pub entries: Option<BTreeSet<String>>,
+}
+
+/// An entry that failed, or was not run because an earlier one failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its [`Entry::id`].
+    pub entry: String,
+    /// The lineages that it was run for.
+    pub lineages: BTreeSet<Lineage>,
+    /// Why.
+    pub reason: String,
 }
 
 /// Why an update failed.
@@ -112,32 +150,40 @@ pub enum UpdateError {
     },
 }
 
-/// Runs all entries in the order of the config, each once for what of the batch concerns it; stops at the first failure only
-/// with `fail_fast`. Returns the failures.
-pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<UpdateError> {
+/// Runs all entries in the order of the config, each once for what of the batch concerns it. With `fail_fast` the first
+/// failure is the last that is run; the others fail with it. Returns the failures.
+pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failure> {
     tracing::debug!("Updating services");
-    let mut failures = Vec::new();
-    for Entry { updater, only } in entries {
-        let Some(own) = only.of(batch) else { continue };
-        let outcome = match updater {
-            Updater::Unit(unit) => systemd::run(unit).await,
-            Updater::Rc(service) => rc::run(service).await,
-            Updater::Script(script) => script::run(script, &own).await,
-            Updater::Container(container) => docker::container::run(container).await,
-            Updater::Service(service) => docker::service::run(service).await,
+    let mut failures: Vec<Failure> = Vec::new();
+    for entry in entries {
+        let id = entry.id();
+        let Some(own) = entry.only.of(&id, batch) else { continue };
+        let outcome = if fail_fast && !failures.is_empty() {
+            Err("not run, because an earlier one failed (fail_fast)".to_owned())
+        } else {
+            update(&entry.updater, &own).await.map_err(|error| {
+                tracing::error!("{error}");
+                error.to_string()
+            })
         };
-        if let Err(error) = outcome {
-            tracing::error!("{error}");
-            failures.push(error);
-            if fail_fast {
-                break;
-            }
+        if let Err(reason) = outcome {
+            failures.push(Failure { entry: id, lineages: own.lineages.into_keys().collect(), reason });
         }
     }
     if failures.is_empty() {
         tracing::info!("Updated services");
     }
     failures
+}
+
+async fn update(updater: &Updater, batch: &Batch) -> Result<(), UpdateError> {
+    match updater {
+        Updater::Unit(unit) => systemd::run(unit).await,
+        Updater::Rc(service) => rc::run(service).await,
+        Updater::Script(script) => script::run(script, batch).await,
+        Updater::Container(container) => docker::container::run(container).await,
+        Updater::Service(service) => docker::service::run(service).await,
+    }
 }
 
 #[cfg(test)]
@@ -147,23 +193,29 @@ mod tests {
     #[test]
     fn an_entry_is_run_for_its_own_lineages_and_names_only() {
         let names = |text: &[&str]| text.iter().map(|name| name.parse().unwrap()).collect();
+        let due = |text: &[&str], entry: Option<&str>| {
+            let entries = entry.map(|entry| BTreeSet::from([entry.to_owned()]));
+            Due { generation: 1, names: names(text), entries }
+        };
         let batch = Batch {
             destination: "/d".into(),
             lineages: [
-                ("a".parse().unwrap(), (1, names(&["a.example", "*.w.example"]))),
-                ("b".parse().unwrap(), (1, names(&["b.example"]))),
+                ("a".parse().unwrap(), due(&["a.example", "*.w.example"], None)),
+                ("b".parse().unwrap(), due(&["b.example"], Some("script /x"))),
             ]
             .into(),
         };
         let of = |lineages: &[&str], domains: &[&str]| {
             let lineages = lineages.iter().map(|name| name.parse().unwrap()).collect();
             let only = Only { lineages, domains: names(domains) };
-            only.of(&batch).map(|batch| batch.lineages.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+            only.of("script /x", &batch)
+                .map(|batch| batch.lineages.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(of(&[], &[]).as_deref(), Some("a b"));
         assert_eq!(of(&["b"], &[]).as_deref(), Some("b"));
         assert_eq!(of(&[], &["x.w.example"]).as_deref(), Some("a"));
         assert_eq!(of(&["b"], &["a.example"]).as_deref(), Some("a b"));
         assert_eq!(of(&["c"], &["c.example"]), None);
+        assert_eq!(Only::default().of("script /y", &batch).unwrap().lineages.len(), 1, "only what failed is run again");
     }
 }

@@ -39,7 +39,9 @@ impl Action {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    /// The name in the config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Restart => "restart",
             Self::Reload => "reload",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::command::{self, Surroundings};
-use super::{Batch, UpdateError};
+use super::{Batch, Due, UpdateError};
 
 /// A script, its arguments and its limit.
 #[derive(Debug, Clone)]
@@ -46,9 +46,9 @@ fn environment(batch: &Batch) -> Vec<(&'static str, String)> {
     let mut environment = vec![
         ("CERTDEPLOY_DESTINATION", batch.destination.display().to_string()),
         ("CERTDEPLOY_LINEAGES", words(batch.lineages.keys().map(certdeploy_common::cert::Lineage::as_str).collect())),
-        ("CERTDEPLOY_DOMAINS", domains(batch.lineages.values().map(|(_, names)| names).collect())),
+        ("CERTDEPLOY_DOMAINS", domains(batch.lineages.values().map(|due| &due.names).collect())),
     ];
-    if let Some((lineage, (_, names))) = batch.lineages.first_key_value() {
+    if let Some((lineage, Due { names, .. })) = batch.lineages.first_key_value() {
         environment.push(("RENEWED_LINEAGE", batch.destination.join(lineage.as_str()).display().to_string()));
         environment.push(("RENEWED_DOMAINS", domains(vec![names])));
     }
@@ -62,11 +62,12 @@ mod tests {
     #[test]
     fn a_script_learns_all_lineages_and_certbot_s_words_for_the_first() {
         let names = |text: &[&str]| text.iter().map(|name| name.parse().unwrap()).collect();
+        let due = |names| Due { generation: 1, names, entries: None };
         let batch = Batch {
             destination: "/d".into(),
             lineages: [
-                ("b.example".parse().unwrap(), (2, names(&["b.example", "www.b.example"]))),
-                ("a.example".parse().unwrap(), (1, names(&["a.example"]))),
+                ("b.example".parse().unwrap(), due(names(&["b.example", "www.b.example"]))),
+                ("a.example".parse().unwrap(), due(names(&["a.example"]))),
             ]
             .into(),
         };

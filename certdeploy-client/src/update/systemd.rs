@@ -48,7 +48,9 @@ impl Action {
         all.into_iter().find(|action| action.as_str() == text)
     }
 
-    const fn as_str(self) -> &'static str {
+    /// The name in the config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Restart => "restart",
             Self::Reload => "reload",

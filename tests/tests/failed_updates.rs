@@ -1,0 +1,97 @@
+//! Failed updates: only they run again, by the daemon itself, by the next pass, and by `update --failed`.
+
+use std::path::Path;
+
+use certdeploy_common::ssh::key;
+use certdeploy_tests::pass::Pass;
+use certdeploy_tests::process::{Daemon, free_port, run};
+use certdeploy_tests::wait::{PATIENCE, until};
+use certdeploy_tests::{Lineage, World};
+
+/// Two scripts: one that counts its runs, and one that does so too but fails while there is a file `broken`.
+fn scripts(pass: &Pass) -> String {
+    let write = |name: &str, text: String| {
+        let path = pass.path(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("write");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        format!("  - {{type: script, name: {}}}\n", path.display())
+    };
+    let good = write("good", format!("echo good >>{}", pass.path("runs").display()));
+    let bad = write(
+        "bad",
+        format!("echo bad >>{}; ! test -e {}", pass.path("runs").display(), pass.path("broken").display()),
+    );
+    std::fs::write(pass.path("broken"), "").expect("write");
+    format!("update_services:\n{bad}{good}")
+}
+
+fn runs(pass: &Pass) -> Vec<String> {
+    std::fs::read_to_string(pass.path("runs")).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+fn world() -> (World, Lineage) {
+    let world = World::new();
+    let lineage = world.lineage("a.example", &["a.example"]);
+    (world, lineage)
+}
+
+#[test]
+fn a_pass_and_the_command_run_only_what_failed() {
+    let (world, lineage) = world();
+    let pass = Pass::over(&world, &lineage, "failed");
+    let updates = scripts(&pass);
+    let _ = run(pass.command(&updates)).ended(3);
+    assert_eq!(runs(&pass), ["bad", "good"]);
+    let _ = run(pass.command(&updates)).ended(3);
+    assert_eq!(runs(&pass), ["bad", "good", "bad"]);
+    let with = |words: &[&str]| {
+        let mut client = pass.command(&updates);
+        client.args(words);
+        run(client)
+    };
+    let _ = with(&["update", "--failed"]).ended(3);
+    std::fs::remove_file(pass.path("broken")).expect("mend");
+    let _ = with(&["update", "--failed"]).ended(0);
+    assert_eq!(runs(&pass), ["bad", "good", "bad", "bad", "bad"]);
+    let _ = with(&["update", "--failed"]).ended(0);
+    let _ = run(pass.command(&updates)).ended(0);
+    assert_eq!(runs(&pass).len(), 5, "nothing is owed any more");
+    let _ = with(&["update"]).ended(0);
+    assert_eq!(runs(&pass)[5..], ["bad", "good"], "without --failed everything runs");
+}
+
+#[test]
+fn with_fail_fast_what_was_not_run_is_owed_too() {
+    let (world, lineage) = world();
+    let pass = Pass::over(&world, &lineage, "fast");
+    let updates = format!("fail_fast: true\n{}", scripts(&pass));
+    let _ = run(pass.command(&updates)).ended(1);
+    assert_eq!(runs(&pass), ["bad"]);
+    std::fs::remove_file(pass.path("broken")).expect("mend");
+    let _ = run(pass.command(&updates)).ended(0);
+    assert_eq!(runs(&pass), ["bad", "bad", "good"]);
+}
+
+#[test]
+fn the_daemon_runs_what_failed_again_by_itself() {
+    let (world, lineage) = world();
+    let pass = Pass::over(&world, &lineage, "daemon");
+    let host_key = pass.path("host_key");
+    let _ = key::generate(&host_key, "host").expect("a key");
+    let more = format!(
+        "update_delay: null\nupdate_retry_interval: 0.1\nupdate_retry_max_interval: 1\nsftpd: {{listen_address: 127.0.0.1, \
+         listen_port: {}, privkey_filename: {}, server_pubkey: {}}}\n",
+        free_port(),
+        host_key.display(),
+        world.pusher_key
+    );
+    let mut client = pass.command(&format!("{}{more}", scripts(&pass)));
+    client.arg("--daemon");
+    let _daemon = Daemon::start("certdeploy-client", client, &pass.path("client.log"));
+    until("three runs of what fails", PATIENCE, || (runs(&pass).len() >= 4).then_some(()));
+    std::fs::remove_file(pass.path("broken")).expect("mend");
+    let done = |ledger: &Path| std::fs::read_to_string(ledger).is_ok_and(|text| text.contains("\"done\""));
+    until("the ledger says done", PATIENCE, || done(&pass.path("certs/a.example/.updates.json")).then_some(()));
+    let runs = runs(&pass);
+    assert_eq!(runs.iter().filter(|run| *run == "good").count(), 1, "{runs:?}");
+}
