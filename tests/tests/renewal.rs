@@ -225,7 +225,8 @@ fn a_single_renewal_has_an_exit_code_for_each_end() {
     // Missing: found in no directory of PATH, or not where the config says.
     world.write_server_with(&[&target], &world.queue(), "renew_exec: null\n");
     let mut nowhere = world.server_command(&["--renew"]);
-    let ran = run(std::mem::replace(nowhere.env("PATH", "/nowhere"), std::process::Command::new("true"))).ended(1);
+    nowhere.env("PATH", "/nowhere");
+    let ran = run(nowhere).ended(1);
     assert!(ran.said().contains("there is no `certbot` in PATH"), "{}", ran.said());
     world.write_server_with(&[&target], &world.queue(), "renew_exec: /nowhere/certbot\n");
     let ran = world.server(&["--renew"]).ended(1);
@@ -289,5 +290,10 @@ fn the_schedule_is_in_the_time_zone_of_the_host() {
     });
     assert_eq!(next.rem_euclid(86_400), 4 * 3_600 + 1_800, "15:00 is 04:30 UTC there");
     assert!(!daemon.said().contains("Using command"), "without history a time of day waits for its time");
+    assert!(!daemon.said().contains("time zone"), "{}", daemon.said());
     assert!(daemon.stop().success());
+    let mut misspelt = world.server_command(&["--daemon"]);
+    misspelt.env("TZ", "Europe/Berlni");
+    let mut daemon = Daemon::start("certdeploy-server", misspelt, &world.path("server/server.log"));
+    daemon.says("the time zone TZ=Europe/Berlni is unknown, UTC is used");
 }

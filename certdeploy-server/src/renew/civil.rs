@@ -23,6 +23,14 @@ impl Zone {
         Self(TimeZone::system())
     }
 
+    /// Why the time zone that `TZ` names cannot be used; UTC is, then. Without `TZ` and `/etc/localtime` UTC is meant.
+    #[must_use]
+    pub fn unknown() -> Option<String> {
+        let name = std::env::var_os("TZ").filter(|name| !name.is_empty())?;
+        let error = TimeZone::try_system().err()?;
+        Some(format!("the time zone TZ={} is unknown, UTC is used (is tzdata installed?): {error}", name.display()))
+    }
+
     /// Known by a POSIX rule, as in the variable `TZ`.
     #[must_use]
     pub fn posix(rule: &str) -> Option<Self> {

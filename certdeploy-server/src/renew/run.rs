@@ -38,6 +38,9 @@ pub enum Renewed {
 pub async fn run(mut settings: watch::Receiver<Arc<Settings>>, config: PathBuf, stop: CancellationToken) -> Renewed {
     let mut current = Arc::clone(&settings.borrow_and_update());
     warn_without_program(&current);
+    if let Some(unknown) = Zone::unknown() {
+        tracing::warn!("`renew_at`: {unknown}");
+    }
     let found = begin(&current).await;
     let seed = RandomState::new().hash_one(());
     let mut waiting = Waiting::start(&current.renew, &found, seed, clock::now(), &Zone::local());
