@@ -124,10 +124,9 @@ async fn prepare(target: &Target, shelf: &Shelf, delivery: &Delivery, now: Milli
     let read = shelf.read(&delivery.path, force, now).await;
     let readable = match &*read {
         Ok(readable) => readable,
-        Err((error, bundle)) if error.is_permanent() => {
-            let digest = bundle.as_ref().map(|bundle| bundle.only(&target.wanted).digest());
-            return Err(End::failed(Failure::Refused(digest), error));
-        }
+        // No digest: what is wrong may be in a file that this target does not get, and once the lineage can be read
+        // again, it is another.
+        Err((error, _)) if error.is_permanent() => return Err(End::failed(Failure::Refused(None), error)),
         Err((error, _)) => return Err(End::failed(Failure::Passing, error)),
     };
     if !plan::gets(target, &readable.lineage, &readable.facts.names) {

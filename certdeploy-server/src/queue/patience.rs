@@ -23,7 +23,8 @@ pub(super) fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-fn is_busy(error: &Error) -> bool {
+/// Whether somebody else has the database for the moment.
+pub(super) fn is_busy(error: &Error) -> bool {
     // "Locking protocol" is what a reader is told who lost the race for the journal's start too often.
     let again = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::FileLockingProtocolFailed];
     error.sqlite_error_code().is_some_and(|code| again.contains(&code))

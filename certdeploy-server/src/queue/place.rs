@@ -19,6 +19,8 @@ use crate::clock::Millis;
 const FILE: &str = "queue.sqlite";
 /// Held shared by everyone who has the database open; exclusively by the one who sets it aside.
 const LOCK: &str = "queue.lock";
+/// Held by the one who makes the tables.
+const MAKING: &str = "queue.making";
 /// Put there by who found damage while others hold the file: they look at it with fresh eyes and let go.
 const SUSPECT: &str = "queue.suspect";
 /// How long a damaged database is waited for until the others have let go.
@@ -59,8 +61,10 @@ impl Place {
         }
         let check = if suspect || meta.len() <= SMALL { Check::Whole } else { Check::Opening };
         // Never by opening the file ourselves: closing it again would drop SQLite's locks on it (POSIX).
-        match patiently(|| existing(&self.file, check)) {
+        match existing(&self.file, check) {
             Ok(Found::Ours) => {}
+            // Whoever keeps it busy may be looking as well; the next look will tell.
+            Err(error) if patience::is_busy(&error) => return Ok(()),
             Ok(Found::Newer(_) | Found::Foreign) => return Err(self.damaged("it is another database now".to_owned())),
             Err(error) if is_damage(&error) => return Err(self.damaged(error.to_string())),
             Err(source) => return Err(QueueError::Database { path: self.file.clone(), source }),
@@ -209,7 +213,9 @@ fn is_usable(path: &Path) -> Result<std::fs::Metadata, QueueError> {
 
 /// Takes away what group and others may do; a directory that others put things into is left as it is.
 fn tighten(path: &Path, mode: u32) -> io::Result<()> {
-    let ours = |name: &str| name.starts_with("queue.") || ["lock", "daemon.lock", "wake.sock", "test"].contains(&name);
+    let ours = |name: &str| {
+        name.starts_with("queue.") || ["lock", "daemon.lock", "renew.lock", "wake.sock", "test"].contains(&name)
+    };
     let mut others = path.read_dir()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let shown = path.display();
     if mode & 0o1000 != 0 || others.any(|name| !ours(&name)) {
@@ -247,14 +253,26 @@ fn flags(create: bool) -> OpenFlags {
 
 fn connect(file: &Path, check: Check) -> rusqlite::Result<(Connection, Found)> {
     let made = !file.exists();
+    if is_cut(file) {
+        return Err(damage("the file is empty"));
+    }
     let mut connection = Connection::open_with_flags(file, flags(true))?;
     connection.busy_timeout(patience::LIMIT)?;
-    // Before anything is set up: what is not ours to write is not written to.
-    if let Some(found @ (Found::Newer(_) | Found::Foreign)) = schema::found(&connection)? {
-        return Ok((connection, found));
-    }
-    schema::prepare(&connection)?;
-    let found = schema::migrate(&mut connection)?;
+    let found = match schema::found(&connection)? {
+        // Before anything is set up: what is not ours to write is not written to.
+        Some(found @ (Found::Newer(_) | Found::Foreign)) => return Ok((connection, found)),
+        Some(Found::Ours) => {
+            schema::prepare(&connection)?;
+            Found::Ours
+        }
+        None => {
+            // One at a time: who changes an empty file to WAL beside another who does the same may wait for that one's
+            // shared lock, which a WAL connection keeps for as long as it is open.
+            let _alone = making(file)?;
+            schema::prepare(&connection)?;
+            schema::migrate(&mut connection)?
+        }
+    };
     // A header that speaks of a future format opens, but for reading only.
     connection.execute("DELETE FROM note WHERE name = ''", [])?;
     if made && let Some(parent) = file.parent() {
@@ -273,11 +291,36 @@ fn is_sealed(error: &rusqlite::Error, file: &Path) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ReadOnly) && may_write(file) && file.parent().is_some_and(may_write)
 }
 
+/// The lock of whoever makes the tables; "busy" while another does, so that it is waited for like everything else.
+fn making(file: &Path) -> rusqlite::Result<File> {
+    let failed = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+    let lock = new_file(&file.with_file_name(MAKING)).map_err(|_| failed(rusqlite::ffi::SQLITE_CANTOPEN))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(failed(rusqlite::ffi::SQLITE_BUSY)),
+        Err(TryLockError::Error(_)) => Err(failed(rusqlite::ffi::SQLITE_IOERR)),
+    }
+}
+
+/// Whether the file was emptied while somebody has it open. SQLite would take it for a new one and wait for ever for
+/// that other one to let go.
+fn is_cut(file: &Path) -> bool {
+    let beside = |ending: &str| PathBuf::from(format!("{}{ending}", file.display())).exists();
+    file.metadata().is_ok_and(|meta| meta.len() == 0) && (beside("-shm") || beside("-wal"))
+}
+
+fn damage(found: &str) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: rusqlite::ffi::SQLITE_CORRUPT };
+    rusqlite::Error::SqliteFailure(code, Some(found.to_owned()))
+}
+
 /// What a database that is there turns out to be to fresh eyes.
 fn existing(file: &Path, check: Check) -> rusqlite::Result<Found> {
+    if is_cut(file) {
+        return Err(damage("the file is empty"));
+    }
     let connection = Connection::open_with_flags(file, flags(false))?;
-    schema::prepare(&connection)?;
-    // Empty: somebody cut it.
+    connection.busy_timeout(WAIT)?;
     let found = schema::found(&connection)?.unwrap_or(Found::Foreign);
     if check == Check::Whole && found == Found::Ours {
         read_whole(&connection, file)?;
@@ -292,8 +335,7 @@ fn read_whole(connection: &Connection, file: &Path) -> rusqlite::Result<()> {
     let pragma = if small { "PRAGMA integrity_check(1)" } else { "PRAGMA quick_check(1)" };
     let verdict: String = connection.query_row(pragma, [], |row| row.get(0))?;
     if verdict != "ok" {
-        let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
-        return Err(rusqlite::Error::SqliteFailure(damage, Some(verdict)));
+        return Err(damage(&verdict));
     }
     rows::read_all(connection)
 }
