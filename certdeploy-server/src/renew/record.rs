@@ -26,13 +26,16 @@ pub struct Record {
     pub succeeded: Option<Millis>,
     /// Why the last one failed.
     pub error: Option<String>,
+    /// How many in a row were cut off, by a power cut or a crash.
+    #[serde(default)]
+    pub cut_off: u32,
 }
 
 impl Record {
     /// Before the first run.
     #[must_use]
     pub const fn new(now: Millis) -> Self {
-        Self { since: now, started: None, ended: None, succeeded: None, error: None }
+        Self { since: now, started: None, ended: None, succeeded: None, error: None, cut_off: 0 }
     }
 
     /// The end of the last run, or its start if no end is known.
@@ -57,7 +60,7 @@ impl Record {
     #[must_use]
     pub fn ended(&self, error: Option<String>, now: Millis) -> Self {
         let succeeded = if error.is_none() { Some(now) } else { self.succeeded };
-        Self { ended: Some(now), succeeded, error: error.map(|text| end_of(&text)), ..self.clone() }
+        Self { ended: Some(now), succeeded, error: error.map(|text| end_of(&text)), cut_off: 0, ..self.clone() }
     }
 
     /// What a daemon makes of it at its start: nothing runs yet, and nothing happened in the future.
@@ -71,7 +74,7 @@ impl Record {
             return self;
         }
         let error = "it was cut off: the process that ran it ended".to_owned();
-        Self { ended: self.started, error: Some(error), ..self }
+        Self { ended: self.started, error: Some(error), cut_off: self.cut_off.saturating_add(1), ..self }
     }
 }
 
@@ -132,6 +135,8 @@ mod tests {
         assert_eq!(failed.clone().found(Millis(6)), failed);
         let cut = running.clone().found(Millis(6));
         assert!(!cut.is_running() && cut.error.is_some() && cut.last() == Some(Millis(2)));
+        let again = cut.begun(Millis(7)).found(Millis(8));
+        assert_eq!((cut.cut_off, again.cut_off, again.ended(None, Millis(9)).cut_off), (1, 2, 0));
         assert_eq!(running.found(Millis(1)), Record::new(Millis(1)), "it lies in the future: the clock was set back");
     }
 }

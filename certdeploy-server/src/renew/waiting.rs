@@ -33,9 +33,11 @@ impl Waiting {
         // Without history an interval begins with a run; a time of day and a day of the week wait for theirs.
         let first = record.last().is_none() && policy.interval.at.is_none();
         let first = first && !matches!(policy.interval.unit, Unit::Weekday(_));
+        // What was cut off is made up once; if that is cut off too, certbot may be what ends this host.
+        let cut_off = record.cut_off == 1;
         let at_start = match policy.on_start {
             OnStart::Always => true,
-            OnStart::Overdue => missed || first,
+            OnStart::Overdue => missed || first || cut_off,
             OnStart::Never => false,
         };
         Self { from: if missed { now } else { from }, at_start, seed }

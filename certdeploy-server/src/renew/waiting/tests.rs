@@ -172,7 +172,11 @@ fn what_was_missed_while_the_daemon_was_down_is_made_up_at_its_start() {
     let fresh = Record::new(now);
     let monday = Unit::Weekday(0);
     // overdue, always, never
-    let table: [(&str, RenewPolicy, &Record, [bool; 3]); 12] = [
+    let cut_off = ran(30).begun(before(1)).found(now);
+    let twice = cut_off.begun(before(1));
+    let table: [(&str, RenewPolicy, &Record, [bool; 3]); 14] = [
+        ("cut off", policy(Unit::Day, 1, None), &ran(30).begun(before(1)), [true, true, false]),
+        ("cut off twice", policy(Unit::Day, 1, None), &twice, [false, true, false]),
         ("no history, plain interval", policy(Unit::Day, 1, None), &fresh, [true, true, false]),
         ("no history, time of day", policy(Unit::Day, 1, Some("09:00")), &fresh, [false, true, false]),
         ("no history, day of the week", policy(monday, 1, None), &fresh, [false, true, false]),
