@@ -194,6 +194,11 @@ fn a_user_certificate_logs_in_and_an_expired_one_is_named() {
     let said = hall.fails(3, "whose certificate expired on 2020-01-0").said();
     assert!(said.contains("targets will not let us in"), "the warning at the start:\n{said}");
 
+    // Certificates come and go: a hook does without.
+    std::fs::remove_file(&certificate).unwrap();
+    let _ = hall.world.hook(&hall.lineage).ended(0);
+    let _ = hall.fails(1, "for `privkey_cert_filename`. cannot read `");
+
     sign(&["-h"]);
     let _ = hall.fails(1, "it is a certificate of a host");
     let (_, other) = keygen(&folder, "other", &["-t", "ed25519", "-N", ""]);

@@ -110,21 +110,23 @@ impl KeySetting {
         Ok(Identity { signer, public, certificate: self.certificate.as_ref().map(|path| path.value.clone()) })
     }
 
-    /// Looks at the key as the hook can: without the agent, and without a passphrase that only the daemon's service is
-    /// given. The hook must not fail because of these: certbot never calls it again, and what it queues is delivered once
-    /// they are there.
+    /// Looks at the key as the hook can: without the agent, without a passphrase that only the daemon's service is given,
+    /// and without the certificate, which others renew. The hook must not fail because of these: certbot never calls it
+    /// again, and what it queues is delivered once they are there.
     ///
     /// # Errors
-    /// As [`Self::load`], but encrypted keys are not opened.
+    /// The key's file is missing, can be read by others, or holds nothing usable; with the place of the setting.
     pub fn look(&self) -> Result<(), ConfigError> {
-        if self.agent.is_none() && self.passphrase.is_none() {
-            return self.load().map(|_| ());
-        }
-        match key::load_public(&self.path.value) {
+        let path = &self.path.value;
+        let looked = if self.agent.is_none() && self.passphrase.is_none() {
+            key::load_private(path).map(|_| ())
+        } else {
+            key::load_public(path).map(|_| ())
+        };
+        match looked {
             // Some forms hide the public half too.
-            Err(KeyError::Encrypted(_)) if self.agent.is_none() => Ok(()),
-            Ok(public) => self.check_certificate(&public),
-            Err(error) => Err(self.refuse_key(&error)),
+            Err(KeyError::Encrypted(_)) if self.passphrase.is_some() && self.agent.is_none() => Ok(()),
+            looked => looked.map_err(|error| self.refuse_key(&error)),
         }
     }
 
