@@ -7,9 +7,11 @@ mod updates;
 
 use std::path::{Path, PathBuf};
 
+use certdeploy_common::fs::bounded::ReadError;
+use certdeploy_common::fs::text::{self, TextError};
 use certdeploy_common::setting::list::read_section;
 use certdeploy_common::setting::place::{ConfigError, ConfigWarning};
-use certdeploy_common::setting::{Problems, yaml};
+use certdeploy_common::setting::{Complaint, Place, Problems, yaml};
 
 pub use file::ClientFile;
 pub use settings::{Permissions, Settings, Sftpd};
@@ -35,11 +37,23 @@ pub enum Error {
 /// # Errors
 /// See [`Error`].
 pub fn load(path: &Path) -> Result<(Settings, Vec<ConfigWarning>), Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    let text = text(path)?;
     let (file, mut warnings) = parse(&text, path)?;
     let (settings, more) = settings::check(file, path)?;
     warnings.extend(more);
     Ok((settings, warnings))
+}
+
+fn text(path: &Path) -> Result<String, Error> {
+    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
+    text::read(path).map_err(|error| match error {
+        TextError::NotUtf8 { line, column, .. } => {
+            let place = Place { line, column, ..Place::default() };
+            ConfigError::single(path, Complaint::new(place, error.to_string())).into()
+        }
+        TextError::Unreadable(ReadError::Unreadable { source, .. }) => unreadable(source),
+        TextError::Unreadable(error) => unreadable(std::io::Error::other(error)),
+    })
 }
 
 /// Reads the text of a config file; touches nothing else.
@@ -70,7 +84,8 @@ mod tests {
              client.yml:1:1: Invalid config option: unknown key \"sorce\" (did you mean \"source\"?)\n\
              client.yml:2:15: Invalid value \"5\" for `update_delay`. `update_delay` must be numbers with units w, d, \
              h, m or s, like \"1h30m\".\n\
-             client.yml:4:11: Invalid value \"scrip\" for `type`. `type` must be `script`."
+             client.yml:4:11: Invalid value \"scrip\" for `type`. `type` must be systemd, rc, \
+             script, docker_container or docker_service."
         );
     }
 

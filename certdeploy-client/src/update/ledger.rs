@@ -68,7 +68,7 @@ mod tests {
             assert_eq!(read(dir.path(), 1), written);
         }
         assert_eq!(read(dir.path(), 2), owed(2));
-        std::fs::write(dir.path().join(LEDGER), r#"{"generation":1,"state":"done"}"#).unwrap();
+        std::fs::write(dir.path().join(LEDGER), r#"{"generation":1,"update":"done"}"#).unwrap();
         assert_eq!(read(dir.path(), 1), word(1, Update::Done, &[]), "as earlier versions wrote it");
         std::fs::write(dir.path().join(LEDGER), "{").unwrap();
         assert_eq!(read(dir.path(), 1), owed(1));
