@@ -35,7 +35,11 @@ fn rounds() -> u32 {
 fn reach(step: Step, server: &mut Daemon, target: &Target, lineage: &Lineage) {
     match step {
         Step::Handed => {}
-        Step::Queued => server.says("Queued lineage"),
+        // The comparison at its start may come before the hook's word.
+        Step::Queued => until("it is queued", LIMIT, || {
+            let said = server.said();
+            (said.contains("Queued lineage") || said.contains("Pushing ")).then_some(())
+        }),
         Step::Pushing => server.says("Pushing "),
         Step::Deployed => until("it is deployed", LIMIT, || target.holds(lineage).then_some(())),
         Step::Pushed => server.says("Pushed "),
