@@ -210,6 +210,13 @@ fn what_is_no_config_is_refused_at_once() {
     refused("a missing file", "FileNotFoundError: [Errno 2] No such file or directory: '");
     fs::create_dir(&config).unwrap();
     refused("a directory", "is not a regular file");
+
+    fs::remove_file(&target.config).unwrap();
+    symlink("/dev/zero", &target.config).unwrap();
+    says(&target.one_pass().ended(1), &["is not a regular file"]);
+    fs::remove_file(&target.config).unwrap();
+    fs::write(&target.config, b"destination: /x\n# \xe9\n").unwrap();
+    says(&target.one_pass().ended(1), &[&format!("{}:2:3: not valid UTF-8", target.config.display())]);
 }
 
 #[test]

@@ -45,11 +45,11 @@ pub fn command() -> clap::Command {
         .subcommand(clap::Command::new("status").about("Show which target holds what, and what is owed").arg(json))
         .subcommand(clap::Command::new("keygen").about("Make an SSH key pair (ed25519)").arg(path))
         .subcommand(
-            clap::Command::new("check").about("Check config, keys and lineages without acting").arg(
+            clap::Command::new("check").about("Check config, keys and lineages without acting").after_help(CHECK).arg(
                 Arg::new("effective")
                     .long("effective")
                     .action(ArgAction::SetTrue)
-                    .help("Print the effective config, defaults included"),
+                    .help("Print the config as it holds, as YAML: every key, defaults and overrides included"),
             ),
         )
         .subcommand(
@@ -64,6 +64,13 @@ pub fn command() -> clap::Command {
                 .arg(option("fingerprint", "SHA256:...", "Pin without a question if the key has this fingerprint")),
         )
 }
+
+const CHECK: &str = "\
+Everything that is wrong is printed at once, problems first (`file:line:column: what`), then warnings, then which lineage \
+goes to which target. Nothing is made, changed, locked or connected to. With --effective, stdout is the config and the \
+rest goes to stderr.
+
+Exit codes: 0 good (there may be warnings), 1 something is wrong, 2 wrong command line.";
 
 const HELP: &str = "\
 Run by certbot as a deploy hook (RENEWED_LINEAGE and RENEWED_DOMAINS in the environment), it puts the renewal into \

@@ -246,4 +246,70 @@ mod tests {
             assert_eq!(with(text, &target("")).unwrap().renew.interval.unit, unit, "{text}");
         }
     }
+
+    #[test]
+    fn what_the_python_program_took_is_taken() {
+        let seconds = std::time::Duration::from_secs;
+        let of = |head: &str| with(head, &target("")).unwrap_or_else(|error| panic!("{head}: {error}"));
+        for head in ["fail_fast: 'no'\n", "fail_fast: off\n", "fail_fast: N\n", "fail_fast:\n", "fail_fast: 0\n"] {
+            assert!(!of(head).fail_fast, "{head}");
+        }
+        for head in ["fail_fast: 'Yes'\n", "fail_fast: On\n", "fail_fast: 1\n", "\"fail_fast\": true\n"] {
+            assert!(of(head).fail_fast, "{head}");
+        }
+        for (head, retries) in [("0x1F", 31), ("1_000", 1000), ("'3'", 3), ("no", 0), ("017", 15), ("+2", 2)] {
+            assert_eq!(of(&format!("push_retries: {head}\n")).targets[0].burst.retries, retries, "{head}");
+        }
+        assert_eq!(of("push_retry_interval: 1:00\n").targets[0].burst.interval, seconds(60));
+        assert_eq!(of("join_timeout: 0\n").targets[0].timeouts.visit, None);
+        let afternoon = of("renew_at: '15:00'\n").renew.interval;
+        for at in ["15:00", "900", "\"15:00\"", "15:00:00"] {
+            assert_eq!(of(&format!("renew_at: {at}\n")).renew.interval, afternoon, "{at}");
+        }
+        for none in ["null", "''", "~", ""] {
+            assert_eq!(of(&format!("renew_at: {none}\n")).renew.interval.at, None, "{none}");
+        }
+        assert!(of("renew_unit: week\nrenew_at: 9:30\n").renew.interval.at.is_some());
+        assert_eq!(of("renew_args: renew --quiet\n").renew.arguments, ["renew", "--quiet"]);
+        let json = format!(
+            "{{\"privkey_filename\": \"/key\", \"client_configs\": [{{\"address\": \"h\", \"port\": \"33801\", \
+             \"domains\": [\"a.example\"], \"pubkey\": \"{PIN}\", \"path\": null}}]}}"
+        );
+        let (settings, warnings) = parse(Path::new("server.json"), &json).unwrap();
+        assert_eq!((settings.targets[0].port, warnings.len()), (33801, 0));
+        let merged = format!(
+            "x: 1\nprivkey_filename: /key\nclient_configs:\n- &a {{address: h, domains: 'a.example b.example', pubkey: {PIN}}}\n\
+             - {{<<: *a, port: 23}}\n"
+        );
+        let (settings, warnings) = parse(Path::new("server.yml"), merged.trim_start_matches("x: 1\n")).unwrap();
+        assert_eq!((settings.targets[1].port, settings.targets[1].domains.len(), warnings.len()), (23, 2, 2));
+    }
+
+    #[test]
+    fn what_is_no_value_is_refused() {
+        for head in [
+            "push_mode: Parallel",
+            "push_mode: null",
+            "log_level: debug",
+            "log_level: null",
+            "push_retries: null",
+            "push_retries: 1.5",
+            "renew_every: 0",
+            "renew_every: true",
+            "renew_unit: days",
+            "renew_at: 25:00",
+            "renew_at: 1440",
+            "renew_every: 2\nrenew_unit: monday",
+            "queue_dir: ''",
+            "queue_dir: ~/queue",
+            "fail_fast: perhaps",
+            "fail_fast: 2022-01-01",
+            "sftp_tcp_timeout: .inf",
+            "push_retries: 1\npush_retries: 2",
+        ] {
+            let message = with(&format!("{head}\n"), &target("")).unwrap_err();
+            let lines: Vec<&str> = message.lines().collect();
+            assert!(lines.len() == 1 && lines[0].starts_with("server.yml:"), "{head}: {message}");
+        }
+    }
 }
