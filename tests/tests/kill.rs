@@ -85,6 +85,40 @@ fn a_killed_hook_is_either_durable_or_no_success() {
     scene.end([server, client]);
 }
 
+/// Only the hook and its queue, so that a thousand fit into a test: each either said 0 and its renewal is there, or it
+/// did not; and the queue works after every one of them.
+#[test]
+fn a_thousand_killed_hooks_leave_a_queue_that_works_and_holds_what_was_promised() {
+    let mut chance = Chance::new("kill::thousand_hooks");
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    world.write_server(&[&target]);
+    let lineage = world.lineage("example.com", &["example.com"]);
+    let usual = world.hook(&lineage).ended(0).elapsed;
+    let waiting = || {
+        let mut queue = certdeploy_server::queue::Queue::look(&world.queue()).unwrap().unwrap();
+        queue.waiting().unwrap()
+    };
+    let log = world.path("hook.log");
+    let (mut promised, mut killed) = (1, 0);
+    for _ in 0..kills() * 50 {
+        let mut hook = Daemon::start("hook", world.hook_command(&lineage), &log);
+        std::thread::sleep(chance.moment(usual * 3 / 2));
+        if !hook.runs() && hook.ends().success() {
+            promised += 1;
+        } else {
+            hook.kill();
+            killed += 1;
+        }
+        let there = waiting();
+        // Killed after its commit and before its exit: it is there, though nobody was told.
+        assert!(there >= promised && there <= promised + killed, "{there} of {promised} promised, {killed} killed");
+    }
+    assert!(killed > 0 && promised > 1, "{killed} killed, {promised} promised");
+    let _ = world.hook(&lineage).ended(0);
+    println!("{promised} promised, {killed} killed");
+}
+
 #[test]
 fn a_killed_server_delivers_after_its_restart() {
     let mut chance = Chance::new("kill::server");

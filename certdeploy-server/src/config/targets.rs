@@ -79,6 +79,14 @@ impl Target {
     pub fn place(&self) -> String {
         format!("{}@[{}]:{}", self.username, self.address, self.port)
     }
+
+    /// [`Self::place`], with the name after it where the config gives one.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let place = self.place();
+        let unnamed = format!("{}@{}:{}+{}", self.username, self.address, self.port, self.path);
+        if self.id.as_str() == unnamed { place } else { format!("{place} ({})", self.id) }
+    }
 }
 
 /// Makes targets of the entries; what is wrong goes to `problems`.

@@ -94,7 +94,7 @@ impl Context {
 }
 
 fn tell(target: &Target, delivery: &Delivery, setback: &Setback, context: Context) {
-    let (attempt, place) = (setback.attempts, target.place());
+    let (attempt, place) = (setback.attempts, target.shown());
     let burst = target.burst.retries.saturating_add(1);
     let wait = context.now.until(setback.next_at).as_secs_f64();
     let path = delivery.path.display();

@@ -69,7 +69,7 @@ pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: 
         match prepare(&target, &shelf, &delivery, clock()).await {
             Ok(_) => {
                 about(&target, &delivery)
-                    .in_scope(|| tracing::info!("Pushing {} to {}", delivery.path.display(), target.place()));
+                    .in_scope(|| tracing::info!("Pushing {} to {}", delivery.path.display(), target.shown()));
                 sendable.push(delivery);
             }
             Err(end) => ends.push((delivery, end)),
