@@ -40,11 +40,11 @@ settings! {
         log_level: Level = yaml "ERROR", old [],
             "The least severe messages to log: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.";
         log_filename: Maybe<PathText> = yaml "null", old [], like ["log", "log_file", "logfile"],
-            "A file that the log is appended to as well. It is opened anew on SIGHUP.";
+            "A file that the log is appended to as well, made with mode 0600 when missing; `stdout` and `stderr` mean the streams. It is opened anew on SIGHUP.";
         log_format: LogFormatText = yaml "auto", old [],
-            "`text` for lines `LEVEL:certdeploy-server: message`, `json` for one JSON object a line, `journald` for systemd's journal; `auto` is `journald` when systemd has connected the output to it, else `text`.";
+            "`text` for lines `LEVEL:certdeploy-server: message`, `json` for one JSON object a line, `journald` for systemd's journal; `auto` is `journald` when systemd has connected the output to it, else `text`. Files are `json` or text.";
         sftp_log_level: Level = yaml "ERROR", old [],
-            "As `log_level`, for the SSH and SFTP library.";
+            "As `log_level`, for the SSH and SFTP library, whose lines begin with `LEVEL:sftp: `.";
         sftp_log_filename: Maybe<PathText> = yaml "null", old [], like ["sftp_log", "sftp_log_file"],
             "A file that the log of the SSH and SFTP library is appended to as well.";
         push_mode: PushModeText = yaml "serial", old [],
