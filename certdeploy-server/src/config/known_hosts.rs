@@ -35,7 +35,7 @@ enum Hosts {
     /// `web1,*.example.com,!old.example.com`
     Patterns(Vec<String>),
     /// `|1|salt|hash`
-    Hashed { salt: Vec<u8>, hash: Vec<u8> },
+    Hashed { salt: hmac::Key, hash: Vec<u8> },
 }
 
 /// Whether a line may be a key alone.
@@ -152,15 +152,17 @@ impl Hosts {
         };
         let (salt, hash) = hashed.split_once('|')?;
         let bytes = |text: &str| STANDARD.decode(text).ok().filter(|bytes| bytes.len() == 20);
-        Some(Self::Hashed { salt: bytes(salt)?, hash: bytes(hash)? })
+        // Made once: with many hashed lines and many targets most of the time goes into these.
+        let salt = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &bytes(salt)?);
+        Some(Self::Hashed { salt, hash: bytes(hash)? })
     }
 
     fn include(&self, names: &[&str]) -> bool {
         match self {
             Self::Any => true,
+            // ssh hashes one name alone, the one that comes first.
             Self::Hashed { salt, hash } => {
-                let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, salt);
-                names.iter().any(|name| hmac::verify(&key, name.as_bytes(), hash).is_ok())
+                names.first().is_some_and(|name| hmac::verify(salt, name.as_bytes(), hash).is_ok())
             }
             Self::Patterns(patterns) => {
                 let fits = |pattern: &str| names.iter().any(|name| matches(pattern.as_bytes(), name.as_bytes()));
