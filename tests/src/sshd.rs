@@ -1,5 +1,6 @@
 //! OpenSSH's sshd on a loopback port, sftp only, with keys of its own.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use certdeploy_common::ssh::key;
@@ -69,6 +70,36 @@ pub fn start(folder: &Path, pusher_key: &str, serves: Serves<'_>) -> (Peer, Daem
     (Peer::new("sshd", port, &host_key, account.name, &staged), daemon)
 }
 
+/// Starts some in `folder` for root that run `program` with one argument in the place of their own SFTP: each argument
+/// has a port.
+///
+/// # Panics
+/// They do not start.
+#[must_use]
+pub fn start_instead(
+    folder: &Path,
+    pusher_key: &str,
+    program: &Path,
+    arguments: &[String],
+) -> Vec<(Vec<Peer>, Daemon)> {
+    // sshd listens on 16 ports at most; one is its own.
+    let start = |(number, arguments): (usize, &[String])| {
+        let ports: Vec<u16> = arguments.iter().map(|_| free_port()).collect();
+        let mut lines = "Subsystem sftp internal-sftp\n".to_owned();
+        for port in &ports {
+            let _ = writeln!(lines, "Port {port}");
+        }
+        for (port, argument) in ports.iter().zip(arguments) {
+            let _ = write!(lines, "Match LocalPort {port}\nForceCommand {} {argument}\n", program.display());
+        }
+        let folder = folder.join(number.to_string());
+        let (_, host_key, daemon) = run(&folder, pusher_key, &lines, command);
+        let peer = |(port, argument): (&u16, &String)| Peer::new(argument, *port, &host_key, "root", &folder);
+        (ports.iter().zip(arguments).map(peer).collect(), daemon)
+    };
+    arguments.chunks(15).enumerate().map(start).collect()
+}
+
 fn run(
     folder: &Path,
     pusher_key: &str,
@@ -94,7 +125,8 @@ fn config(folder: &Path, port: u16, serves: &str) -> String {
     let path = |name: &str| -> PathBuf { folder.join(name) };
     format!(
         "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
-         PasswordAuthentication no\nPermitRootLogin prohibit-password\n{serves}",
+         PasswordAuthentication no\nPermitRootLogin prohibit-password\n\
+         MaxStartups 100\n{serves}",
         path("host_key").display(),
         path("authorized_keys").display(),
     )

@@ -16,6 +16,8 @@ use super::{Error, Parcel};
 
 /// The most bytes of one WRITE: with its header it stays under the 32 KiB that every peer takes.
 const CHUNK: usize = 30 * 1024;
+/// The most bytes of a receipt: it is about one lineage.
+const RECEIPT_BYTES: u64 = 256 * 1024;
 /// What is asked for by one READ.
 const READ: u32 = 30 * 1024;
 
@@ -139,14 +141,25 @@ enum Wait {
     Verdict,
 }
 
+impl Wait {
+    /// The most bytes that are read.
+    const fn bytes(self) -> u64 {
+        match self {
+            Self::Operation => RECEIPT_LIMIT,
+            Self::Verdict => RECEIPT_BYTES,
+        }
+    }
+}
+
 async fn read<T: DeserializeOwned>(session: &Session, path: &str, wait: Wait) -> Result<T, Error> {
     let handle =
         session.operation(path, session.sftp.open(path, OpenFlags::READ, FileAttributes::empty())).await?.handle;
     let mut bytes = Vec::new();
     loop {
         let offset = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if offset > RECEIPT_LIMIT {
-            return Err(Error::Protocol(format!("`{path}` is longer than {RECEIPT_LIMIT} bytes")));
+        let limit = wait.bytes();
+        if offset > limit {
+            return Err(Error::Protocol(format!("`{path}` is longer than {limit} bytes")));
         }
         let next = session.sftp.read(handle.clone(), offset, READ);
         let data = match wait {
