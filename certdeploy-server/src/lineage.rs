@@ -201,6 +201,9 @@ fn number(name: FileName, link: &Path) -> Option<u64> {
 
 fn files(path: &Path, elsewhere: bool) -> Result<Bundle, LineageError> {
     let tree = if elsewhere { own_tree(path) } else { None };
+    if elsewhere {
+        is_trusted(path)?;
+    }
     let mut bundle = Bundle::default();
     for name in FileName::ALL {
         let unreadable = |source| LineageError::Unreadable { path: path.to_owned(), file: Some(name), source };
@@ -239,6 +242,18 @@ fn files(path: &Path, elsewhere: bool) -> Result<Bundle, LineageError> {
         bundle.insert(name, bytes);
     }
     Ok(bundle)
+}
+
+/// Whoever owns a directory decides what its names lead to.
+fn is_trusted(path: &Path) -> Result<(), LineageError> {
+    let unreadable = |source| LineageError::Unreadable { path: path.to_owned(), file: None, source };
+    let owner = path.metadata().map_err(unreadable)?.uid();
+    let us = rustix::process::geteuid().as_raw();
+    if owner == 0 || owner == us {
+        return Ok(());
+    }
+    let words = format!("the directory belongs to user {owner}, not to root or to us ({us})");
+    Err(unreadable(io::Error::new(io::ErrorKind::PermissionDenied, words)))
 }
 
 /// What a lineage outside `live_directory` may link into: the directory that holds `live/` and `archive/`, else itself.

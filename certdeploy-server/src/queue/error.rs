@@ -113,18 +113,15 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 
 /// SQLite's code, also of a statement that it cannot read.
 pub(super) fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
-    match error {
-        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
-        other => other.sqlite_error_code(),
+    if let rusqlite::Error::SqlInputError { error, .. } = error {
+        return Some(error.code);
     }
+    error.sqlite_error_code()
 }
 
 /// SQLite's words, without the text of our statement, and what to do.
 fn said(error: &rusqlite::Error) -> String {
-    let words = match error {
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
-        other => other.to_string(),
-    };
+    let words = if let rusqlite::Error::SqlInputError { msg, .. } = error { msg.clone() } else { error.to_string() };
     let way_out = match code(error) {
         Some(ErrorCode::DiskFull) => "no space is left there: make room, or put `queue_dir` elsewhere",
         Some(ErrorCode::SystemIoFailure) => "the disk cannot be written or read: look at its space and its health",
