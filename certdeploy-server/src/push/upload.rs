@@ -122,14 +122,11 @@ pub(super) async fn write(
 }
 
 /// The protocol has no word for a full disk.
-fn full(error: Error) -> Error {
-    match error {
-        Error::Sftp { path, code: StatusCode::Failure, message } => {
-            let message = format!("{message} (while writing: is its disk full, or a quota used up?)");
-            Error::Sftp { path, code: StatusCode::Failure, message }
-        }
-        other => other,
+fn full(mut error: Error) -> Error {
+    if let Error::Sftp { code: StatusCode::Failure, message, .. } = &mut error {
+        message.push_str(" (while writing: is its disk full, or a quota used up?)");
     }
+    error
 }
 
 /// What limits a read.
