@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use certdeploy_common::cert::Lineage;
+use certdeploy_common::cert::lineage::UnsafeLineage;
 use certdeploy_common::daemon::logging::LogLevel;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -16,6 +18,8 @@ pub enum Command {
     Pass(Options),
     /// Run the updates of what is in place; only those that failed, if so asked.
     Update(Options, bool),
+    /// Go back one generation of a lineage.
+    Rollback(Options, Lineage),
     /// Make an SSH key pair.
     Keygen(PathBuf),
     /// Our own other process; nobody else calls it.
@@ -64,6 +68,11 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
+    /// Put the generation before the current one back and run its updates
+    Rollback {
+        /// The lineage
+        lineage: String,
+    },
     /// Run the updates of what is in place, without a new deployment
     Update {
         /// Only those that failed
@@ -102,12 +111,8 @@ pub fn parse(
         Some(Sub::Keygen { path }) => return Ok(Command::Keygen(path.clone())),
         Some(Sub::Receiver) => return Ok(Command::Internal(Role::Receiver)),
         Some(Sub::Validator) => return Ok(Command::Internal(Role::Validator)),
-        Some(Sub::Update { .. }) | None => {}
+        Some(Sub::Update { .. } | Sub::Rollback { .. }) | None => {}
     }
-    let update = match args.command {
-        Some(Sub::Update { failed }) => Some(failed),
-        Some(Sub::Keygen { .. } | Sub::Receiver | Sub::Validator) | None => None,
-    };
     let variable = |names: &[&'static str]| {
         names.iter().find_map(|name| environment.get(*name).filter(|value| !value.is_empty()).map(|v| (*name, v)))
     };
@@ -125,8 +130,15 @@ pub fn parse(
     };
     let config = args.config.or_else(|| variable(&["CERTDEPLOY_CLIENT_CONFIG"]).map(|(_, path)| path.into()));
     let options = Options { config: config.unwrap_or_else(|| CONFIG.into()), log_level };
-    if let Some(failed) = update {
-        return Ok(Command::Update(options, failed));
+    match args.command {
+        Some(Sub::Update { failed }) => return Ok(Command::Update(options, failed)),
+        Some(Sub::Rollback { lineage }) => {
+            let lineage = lineage.parse().map_err(|error: UnsafeLineage| {
+                clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("{error}\n"))
+            })?;
+            return Ok(Command::Rollback(options, lineage));
+        }
+        Some(Sub::Keygen { .. } | Sub::Receiver | Sub::Validator) | None => {}
     }
     Ok(if daemon { Command::Daemon(options) } else { Command::Pass(options) })
 }

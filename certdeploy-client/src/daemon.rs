@@ -21,10 +21,11 @@ use crate::account::Account;
 use crate::config::{Settings, Sftpd};
 use crate::dir::Dir;
 use crate::link::{self, Commit, Sender, Setup, ToApplier, ToReceiver, handover, spawn};
-use crate::pipeline::{Outcome, Pipeline, Which};
+use crate::pipeline::{Outcome, Pipeline};
 use crate::staging::INCOMING;
+use crate::turn::{self, Which};
+use crate::update::Failure;
 use crate::update::delay::Debounce;
-use crate::update::{self, Batch, Failure};
 use crate::validate::process::Validator;
 use crate::{clock, pass, sftp};
 
@@ -211,7 +212,7 @@ struct Applier {
     incoming: Dir,
     sender: Sender,
     debounce: Debounce,
-    running: Option<JoinHandle<(Batch, Vec<Failure>)>>,
+    running: Option<JoinHandle<Vec<Failure>>>,
     waiting: Vec<Lineage>,
     /// How often in a row updates have failed.
     failed: u32,
@@ -221,7 +222,7 @@ impl Applier {
     async fn begin(&mut self, setup: Setup) -> Result<(), DaemonError> {
         let setup = ToReceiver::Setup(Box::new(setup));
         self.sender.send(&setup).await.map_err(DaemonError::Start)?;
-        let (batch, due) = self.pipeline.due(Which::Owed).map_err(DaemonError::Destination)?;
+        let (batch, due) = turn::due(&self.settings, &Which::Owed).map_err(DaemonError::Destination)?;
         if !batch.lineages.is_empty() {
             self.debounce.owed(due.unwrap_or_default());
         }
@@ -293,19 +294,15 @@ impl Applier {
         if !self.debounce.take(clock::now()) {
             return Ok(());
         }
-        let (batch, _) = self.pipeline.due(Which::Owed).map_err(DaemonError::Destination)?;
+        let (batch, _) = turn::due(&self.settings, &Which::Owed).map_err(DaemonError::Destination)?;
         let settings = Arc::clone(&self.settings);
-        self.running = Some(tokio::spawn(async move {
-            let failures = update::run(&settings.updates, &batch, settings.fail_fast).await;
-            (batch, failures)
-        }));
+        self.running = Some(tokio::spawn(async move { turn::run(&settings, &batch).await }));
         Ok(())
     }
 
-    async fn end_updates(&mut self, done: Option<(Batch, Vec<Failure>)>) -> Result<(), DaemonError> {
+    async fn end_updates(&mut self, done: Option<Vec<Failure>>) -> Result<(), DaemonError> {
         self.running = None;
-        if let Some((batch, failures)) = done {
-            self.pipeline.settle(&batch, &failures);
+        if let Some(failures) = done {
             match (failures.is_empty(), self.settings.update_retry.after(self.failed)) {
                 (true, _) => self.failed = 0,
                 (false, None) => tracing::error!("Failed updates run again at the next start, or by `update --failed`"),
@@ -342,7 +339,7 @@ impl Applier {
         }
         if self.running.is_some() {
             match tokio::time::timeout(UPDATE_GRACE, finished(&mut self.running)).await {
-                Ok(Some((batch, failures))) => self.pipeline.settle(&batch, &failures),
+                Ok(Some(_)) => {}
                 Ok(None) | Err(_) => tracing::warn!("An update is cut off; it runs again at the next start"),
             }
         }
@@ -360,7 +357,7 @@ async fn until(due: Option<i64>) {
     }
 }
 
-async fn finished(running: &mut Option<JoinHandle<(Batch, Vec<Failure>)>>) -> Option<(Batch, Vec<Failure>)> {
+async fn finished(running: &mut Option<JoinHandle<Vec<Failure>>>) -> Option<Vec<Failure>> {
     match running {
         Some(task) => task.await.ok(),
         None => std::future::pending().await,

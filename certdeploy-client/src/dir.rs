@@ -67,6 +67,21 @@ impl Dir {
         Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
     }
 
+    /// Takes the directory's lock, which falls with this value.
+    ///
+    /// # Errors
+    /// Somebody else has it for longer than `limit`, or as `flock(2)`.
+    pub fn lock(&self, limit: std::time::Duration) -> io::Result<()> {
+        const STEP: std::time::Duration = std::time::Duration::from_millis(20);
+        let begun = std::time::Instant::now();
+        loop {
+            match rustix::fs::flock(&self.0, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < limit => std::thread::sleep(STEP),
+                done => return Ok(done?),
+            }
+        }
+    }
+
     /// A directory whose descriptor came from another process.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {

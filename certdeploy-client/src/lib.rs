@@ -22,6 +22,7 @@ pub mod pass;
 pub mod pipeline;
 pub mod sftp;
 pub mod staging;
+pub mod turn;
 pub mod update;
 pub mod validate;
 
@@ -48,8 +49,11 @@ pub fn run() -> Exit {
         Ok(Command::Daemon(options)) => with_settings(&options, |settings| block_on(daemon::run(settings))),
         Ok(Command::Pass(options)) => with_settings(&options, |settings| block_on(pass::run(settings))),
         Ok(Command::Update(options, failed)) => {
-            let which = if failed { pipeline::Which::Failed } else { pipeline::Which::All };
+            let which = if failed { turn::Which::Failed } else { turn::Which::All };
             with_settings(&options, |settings| block_on(pass::update(settings, which)))
+        }
+        Ok(Command::Rollback(options, lineage)) => {
+            with_settings(&options, |settings| block_on(pass::rollback(settings, lineage)))
         }
         Ok(Command::Keygen(path)) => keygen(&path),
         Ok(Command::Internal(role)) => internal(role),

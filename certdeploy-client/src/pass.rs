@@ -9,11 +9,13 @@ use certdeploy_common::fs::lock::{self, Lock};
 use certdeploy_common::wire::PushId;
 
 use crate::config::Settings;
+use crate::deploy::rollback::Restored;
 use crate::dir::Dir;
 use crate::link::Commit;
-use crate::pipeline::{Outcome, Pipeline, Which};
+use crate::pipeline::{Outcome, Pipeline};
 use crate::staging::{INCOMING, sweep};
-use crate::{account, clock, intake, update};
+use crate::turn::{self, Which};
+use crate::{account, clock, intake};
 
 /// How long files that make no valid upload may still be on their way, in seconds.
 const PATIENCE: i64 = 60;
@@ -33,30 +35,44 @@ pub async fn run(settings: Arc<Settings>) -> Exit {
     let pipeline = Pipeline::new(Arc::clone(&settings), validator);
     let mut invalid = !leftovers(&settings, &pipeline).await;
     invalid |= !staged(&settings, &pipeline).await;
-    let updated = updates(&settings, &pipeline, Which::Owed).await;
+    let updated = updates(&settings, &Which::Owed).await;
     if invalid { Exit::Failed } else { updated }
 }
 
 /// `update`: runs the updates of what is in place, without a new deployment.
 pub async fn update(settings: Arc<Settings>, which: Which) -> Exit {
-    let pipeline = Pipeline::new(Arc::clone(&settings), crate::daemon::validator(&settings));
-    updates(&settings, &pipeline, which).await
+    updates(&settings, &which).await
 }
 
-async fn updates(settings: &Settings, pipeline: &Pipeline, which: Which) -> Exit {
-    let batch = match pipeline.due(which) {
+/// `rollback`: puts the generation before back and tells its users.
+pub async fn rollback(settings: Arc<Settings>, lineage: Lineage) -> Exit {
+    match turn::go_back(&settings, &lineage) {
+        Ok(Restored { number, from, record }) => {
+            tracing::info!(
+                "Lineage {lineage} has the files of generation {from} again (serial {}), as generation {number}",
+                record.serial
+            );
+            updates(&settings, &Which::Of(lineage)).await
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Failed
+        }
+    }
+}
+
+async fn updates(settings: &Arc<Settings>, which: &Which) -> Exit {
+    let batch = match turn::due(settings, which) {
         Ok((batch, _)) => batch,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
             return Exit::Failed;
         }
     };
-    if batch.lineages.is_empty() {
+    if batch.lineages.is_empty() || settings.updates.is_empty() {
         return Exit::Done;
     }
-    let failures = update::run(&settings.updates, &batch, settings.fail_fast).await;
-    pipeline.settle(&batch, &failures);
-    match failures.is_empty() {
+    match turn::run(settings, &batch).await.is_empty() {
         true => Exit::Done,
         false if settings.fail_fast => Exit::Failed,
         false => Exit::Owed,

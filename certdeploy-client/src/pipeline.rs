@@ -1,22 +1,23 @@
 //! The order of the steps, and nobody else knows it: take in, validate, decide, deploy, write down what is owed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::cert::{FileName, Lineage};
 use certdeploy_common::wire::{Held, Holdings, Update, Verdict};
 
-use crate::clock;
 use crate::config::Settings;
 use crate::deploy::apply::Content;
 use crate::deploy::plan::{Retention, Wish};
 use crate::deploy::state::{Current, lineage_directory};
 use crate::deploy::{Decision, Record, State, apply, decide, plan};
+use crate::dir::Dir;
 use crate::update::ledger::{self, Word};
-use crate::update::{Batch, Due, Failure};
 use crate::validate::process::Validator;
 use crate::validate::{Origin, Rejection, Upload, ValidBundle};
+use crate::{clock, turn};
 
 /// The steps with what they need.
 #[derive(Debug)]
@@ -120,83 +121,27 @@ impl Pipeline {
         let current = State::read(&directory)?.current;
         Ok(current.and_then(|Current { number, record, .. }| {
             let record = record?;
-            let update = self.owed(ledger::read(&directory, number).update);
+            let update = turn::owed(&self.settings, ledger::read(&directory, number).update);
             let Record { digest, serial, not_after, .. } = record;
             Some(Held { digest, generation: number, serial, not_after, update })
         }))
     }
-
-    /// Without anything to update nothing is owed.
-    fn owed(&self, update: Update) -> Update {
-        if self.settings.updates.is_empty() { Update::Done } else { update }
-    }
-
-    /// The lineages whose users are to be told, and when that is due at the latest.
-    ///
-    /// # Errors
-    /// `destination` cannot be read.
-    pub fn due(&self, which: Which) -> io::Result<(Batch, Option<i64>)> {
-        let mut lineages = BTreeMap::new();
-        let mut latest = None;
-        for lineage in State::lineages(&self.settings.destination)? {
-            let directory = lineage_directory(&self.settings.destination, &lineage);
-            let Some(current) = State::read(&directory)?.current else { continue };
-            // A generation without a record is what the Python program left: its own updates have run.
-            let Some(record) = current.record else { continue };
-            let word = ledger::read(&directory, current.number);
-            let (at, entries) = match (self.owed(word.update), which) {
-                (Update::Done, Which::Owed | Which::Failed) | (Update::Pending { .. }, Which::Failed) => continue,
-                (Update::Pending { due }, Which::Owed) => (due, None),
-                (Update::Failed { .. }, Which::Owed | Which::Failed) => {
-                    (0, Some(word.failed).filter(|failed| !failed.is_empty()))
-                }
-                (_, Which::All) => (0, None),
-            };
-            latest = latest.max(Some(at));
-            lineages.insert(lineage, Due { generation: current.number, names: record.names, entries });
-        }
-        Ok((Batch { destination: self.settings.destination.clone(), lineages }, latest))
-    }
-
-    /// Writes down how the updates of a batch ended. A generation that came meanwhile keeps its own word.
-    pub fn settle(&self, batch: &Batch, failures: &[Failure]) {
-        for (lineage, due) in &batch.lineages {
-            let own = || failures.iter().filter(|failure| failure.lineages.contains(lineage));
-            let reasons: Vec<&str> = own().map(|failure| failure.reason.as_str()).collect();
-            let word = Word {
-                generation: due.generation,
-                update: match reasons.as_slice() {
-                    [] => Update::Done,
-                    reasons => Update::Failed { reason: reasons.join("; ") },
-                },
-                failed: own().map(|failure| failure.entry.clone()).collect(),
-            };
-            let directory = lineage_directory(&self.settings.destination, lineage);
-            let current = State::read(&directory).ok().and_then(|state| state.current);
-            if current.is_some_and(|current| current.number == due.generation)
-                && let Err(error) = ledger::write(&directory, &word)
-            {
-                // It will run once more after a restart, which is the safe side.
-                tracing::error!("Cannot write down the update of {lineage}: {error}");
-            }
-        }
-    }
 }
 
-/// Which lineages' users are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// Those that have not been told, or were told in vain.
-    Owed,
-    /// Those that were told in vain.
-    Failed,
-    /// All.
-    All,
-}
+/// How long another process of ours may be at work on `destination`.
+pub const BUSY: Duration = Duration::from_secs(10);
 
 fn deploy(settings: &Settings, valid: &ValidBundle, plain: bool, due: i64) -> Outcome {
     let lineage = valid.lineage().clone();
     let directory = lineage_directory(&settings.destination, &lineage);
+    let locked = Dir::open(&settings.destination).and_then(|held| held.lock(BUSY).map(|()| held));
+    let _held = match locked {
+        Ok(held) => held,
+        Err(error) => {
+            let reason = format!("cannot lock `{}`: {error}", settings.destination.display());
+            return Outcome::Failed { reason };
+        }
+    };
     let state = match State::read(&directory) {
         Ok(state) => state,
         Err(error) => return Outcome::Failed { reason: format!("cannot read `{}`: {error}", directory.display()) },
@@ -210,11 +155,7 @@ fn deploy(settings: &Settings, valid: &ValidBundle, plain: bool, due: i64) -> Ou
         Decision::UpdateAgain => (state.current.map(|current| current.number).unwrap_or_default(), false),
         Decision::Deploy => {
             let files = valid.files();
-            let retention = Retention {
-                keep: settings.keep_generations,
-                min_age: i64::try_from(settings.generation_min_age.as_secs()).unwrap_or(i64::MAX),
-            };
-            let (number, steps) = plan(&state, &files.names(), retention, clock::now());
+            let (number, steps) = plan(&state, &files.names(), retention(settings), clock::now());
             let content = Content { files: &files, record: &record };
             if let Err(error) = apply(&directory, &steps, &content, &settings.permissions) {
                 return Outcome::Failed { reason: error.to_string() };
@@ -231,6 +172,15 @@ fn deploy(settings: &Settings, valid: &ValidBundle, plain: bool, due: i64) -> Ou
     Outcome::InPlace { lineage, new, update: true }
 }
 
+/// How long generations are kept, as the config says.
+#[must_use]
+pub fn retention(settings: &Settings) -> Retention {
+    Retention {
+        keep: settings.keep_generations,
+        min_age: i64::try_from(settings.generation_min_age.as_secs()).unwrap_or(i64::MAX),
+    }
+}
+
 fn record(valid: &ValidBundle) -> Record {
     let facts = valid.facts();
     Record {
@@ -240,5 +190,6 @@ fn record(valid: &ValidBundle) -> Record {
         not_before: facts.map(|facts| facts.not_before).unwrap_or_default(),
         not_after: facts.map(|facts| facts.not_after).unwrap_or_default(),
         names: facts.map(|facts| facts.names.clone()).unwrap_or_default(),
+        instead: None,
     }
 }

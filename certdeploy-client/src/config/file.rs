@@ -6,7 +6,7 @@ use certdeploy_common::setting::value::{
 };
 use certdeploy_common::settings;
 
-use super::kinds::{TextMap, UpdateTypeText};
+use super::kinds::{OnFailureText, TextMap, UpdateTypeText};
 
 settings! {
     /// Keys of `client.yml`.
@@ -69,6 +69,8 @@ settings! {
         filters: Maybe<TextMap> = yaml "null", old [], "`docker_container`, `docker_service`: the engine's filters, like `label: [restart_on_cert_update]`. Everything that matches all of them is updated.";
         signal: Maybe<Text> = yaml "null", old [], "`docker_container`: the signal for `action: signal`, like `HUP`.";
         exec: List<Text> = yaml "[]", old [], "`docker_container`: the command for `action: exec`, run inside the container without a shell.";
+        check: List<Text> = yaml "[]", old [], "A command, as a list or as one text that is split at blanks, that must succeed with the new files in place before this is touched, like `nginx -t`. No shell is involved. It gets the environment of a `script`.";
+        on_failure: OnFailureText = yaml "keep", old [], "What follows when this, or its `check`, fails: `keep` leaves the new files in place, `rollback` brings the files before them back and runs all updates of these lineages again.";
         lineages: List<Text> = yaml "[]", old [], "Only when one of these lineages changed.";
         domains: List<Text> = yaml "[]", old [], "Only when a lineage changed whose certificate has one of these names. Not given, like `lineages`: when any lineage changed.";
         timeout: Given<Maybe<Seconds>> = unset, old [], "How long this update may take, in seconds. `null` waits for ever. For `docker_container`: how long the container may take to end. Not given: `init_timeout`, `script_timeout`, `docker_timeout` or `docker_service_timeout`.";

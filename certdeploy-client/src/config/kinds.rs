@@ -5,6 +5,8 @@ use certdeploy_common::setting::value::{List, Text};
 use certdeploy_common::setting::yaml::{Content, Node};
 use certdeploy_common::setting::{Complaint, Kind, Problems, Value};
 
+use crate::update::OnFailure;
+
 /// The kinds of updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateType {
@@ -40,6 +42,13 @@ impl UpdateType {
 }
 
 scalar_kinds! {
+    /// `on_failure` of an update.
+    OnFailureText -> OnFailure, "what follows", "be keep or rollback",
+        ["keep", "rollback"], ["restore", "yes"], |text| match text {
+            "keep" => Some(OnFailure::Keep),
+            "rollback" => Some(OnFailure::Rollback),
+            _ => None,
+        };
     /// `type` of an update.
     UpdateTypeText -> UpdateType, "update type", "be systemd, rc, script, docker_container or docker_service",
         ["systemd", "rc", "script", "docker_container", "docker_service"], ["scripts", "unit"], UpdateType::parse;

@@ -54,7 +54,26 @@ pub(super) fn entry(file: Located<UpdateFile>, common: &Common, problems: &mut P
         UpdateType::DockerContainer => docker_container(&file, place, common, problems).map(Updater::Container),
         UpdateType::DockerService => docker_service(&file, place, common, problems).map(Updater::Service),
     };
-    Some(Entry { updater: updater?, only: only? })
+    let check = check(&file, common, problems);
+    Some(Entry { updater: updater?, only: only?, check: check?, on_failure: file.on_failure.value })
+}
+
+/// `Some(None)`: not given; `None`: wrong, and said so.
+#[expect(clippy::option_option, reason = "the outer one is the verdict, the inner one the setting")]
+fn check(file: &UpdateFile, common: &Common, problems: &mut Problems) -> Option<Option<script::Script>> {
+    let written: Vec<&str> = file.check.value.iter().map(|word| word.value.as_str()).collect();
+    let words: Vec<String> = match written.as_slice() {
+        // One text is a command line; nobody has an executable with blanks in its name.
+        [line] => line.split_whitespace().map(str::to_owned).collect(),
+        words => words.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let Some((program, args)) = words.split_first() else { return Some(None) };
+    let Some(path) = executable(Path::new(program)) else {
+        problems.error(Complaint::value(file.check.place, program, "check", EXECUTABLE));
+        return None;
+    };
+    let args = args.to_vec();
+    Some(Some(script::Script { path, args, env: Vec::new(), cwd: None, timeout: common.script_timeout }))
 }
 
 /// A key that means nothing for this kind of update is said, as one that is misspelt would be.

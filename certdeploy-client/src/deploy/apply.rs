@@ -193,6 +193,7 @@ mod tests {
             not_before: 0,
             not_after: 0,
             names: std::collections::BTreeSet::new(),
+            instead: None,
         };
         let state = State::read(directory).unwrap();
         let (number, steps) = plan(&state, &files.names(), Retention { keep: 2, min_age: 0 }, i64::MAX);

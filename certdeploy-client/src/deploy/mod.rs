@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod owner;
 pub mod plan;
+pub mod rollback;
 pub mod state;
 
 pub use apply::apply;

@@ -44,6 +44,13 @@ pub fn decide(state: &State, wish: Wish<'_>) -> Decision {
     if deployed.digest == wish.record.digest && current.intact && is_whole(state, &current.files) {
         return if wish.force { Decision::UpdateAgain } else { Decision::Unchanged };
     }
+    let unwanted = deployed.instead.as_ref().is_some_and(|instead| instead.digest == wish.record.digest);
+    if unwanted && !wish.force {
+        let serial = &wish.record.serial;
+        return Decision::Refuse(format!(
+            "the certificate (serial {serial}) was rolled back here; only --force brings it back"
+        ));
+    }
     // A bare key says nothing of its age.
     let dated = !wish.record.serial.is_empty();
     if dated && wish.record.not_before < deployed.not_before && !wish.force {
@@ -150,7 +157,7 @@ mod tests {
     use FileName::{Cert, Chain, Fullchain, Privkey};
     use certdeploy_common::cert::Digest;
 
-    use super::super::state::Current;
+    use super::super::state::{Current, Instead};
     use super::*;
 
     const KEEP: Retention = Retention { keep: 3, min_age: 60 };
@@ -163,6 +170,7 @@ mod tests {
             not_before,
             not_after: 0,
             names: std::collections::BTreeSet::new(),
+            instead: None,
         }
     }
 
@@ -192,6 +200,18 @@ mod tests {
         assert_eq!(decide(&older, true, false), Decision::Deploy);
         assert_eq!(decide(&record("c", 30, &[Fullchain]), false, true), Decision::Hold(vec![Privkey]));
         assert_eq!(decide(&record("c", 30, &[Fullchain]), false, false), Decision::Deploy);
+    }
+
+    #[test]
+    fn what_was_rolled_back_does_not_come_back_by_itself() {
+        let mut put_back = record("a", 10, &[Fullchain, Privkey]);
+        let unwanted = record("b", 20, &[Fullchain, Privkey]);
+        put_back.instead = Some(Instead { digest: unwanted.digest.clone(), from: 3 });
+        let state = deployed(put_back);
+        let decide = |record: &Record, force| decide(&state, Wish { record, force, plain: false });
+        assert!(matches!(decide(&unwanted, false), Decision::Refuse(why) if why.contains("rolled back")));
+        assert_eq!(decide(&unwanted, true), Decision::Deploy);
+        assert_eq!(decide(&record("c", 30, &[Fullchain, Privkey]), false), Decision::Deploy);
     }
 
     #[test]

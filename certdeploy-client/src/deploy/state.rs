@@ -33,6 +33,18 @@ pub struct Record {
     pub not_after: i64,
     /// The leaf's names.
     pub names: BTreeSet<Domain>,
+    /// What it was put back in the place of, when it is a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Instead>,
+}
+
+/// What a rollback took out of use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instead {
+    /// The digest of what is not wanted here.
+    pub digest: Digest,
+    /// The generation whose files were put back.
+    pub from: u64,
 }
 
 /// A lineage's directory as it is.
@@ -50,7 +62,7 @@ pub struct State {
     pub foreign: Vec<FileName>,
 }
 
-/// The current generation.
+/// A generation, most often the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Current {
     /// Its number.
@@ -132,7 +144,12 @@ fn modified(entry: &std::fs::DirEntry) -> i64 {
 
 fn current(directory: &Path) -> Option<Current> {
     let target = directory.join(DATA).read_link().ok()?;
-    let number = target.to_str()?.strip_prefix(".gen-").and_then(generation_number)?;
+    generation(directory, target.to_str()?.strip_prefix(".gen-").and_then(generation_number)?)
+}
+
+/// What one generation is, current or not; `None` if it is not there.
+#[must_use]
+pub fn generation(directory: &Path, number: u64) -> Option<Current> {
     let generation = directory.join(generation_name(number));
     if !generation.is_dir() {
         return None;

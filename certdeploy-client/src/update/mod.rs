@@ -35,6 +35,19 @@ pub struct Entry {
     pub updater: Updater,
     /// For which lineages.
     pub only: Only,
+    /// What must go well before it is touched.
+    pub check: Option<script::Script>,
+    /// What follows when it, or the check, fails.
+    pub on_failure: OnFailure,
+}
+
+/// What follows when an entry fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The new files stay.
+    Keep,
+    /// The generation before comes back, and everybody is told again.
+    Rollback,
 }
 
 /// The lineages that an entry is for; empty is all.
@@ -105,6 +118,8 @@ pub struct Failure {
     pub lineages: BTreeSet<Lineage>,
     /// Why.
     pub reason: String,
+    /// Whether the generation before is wanted back.
+    pub rollback: bool,
 }
 
 /// Why an update failed.
@@ -115,6 +130,16 @@ pub enum UpdateError {
     Script {
         /// The executable.
         path: PathBuf,
+        /// Why.
+        source: command::CommandError,
+    },
+    /// The check of an entry.
+    #[error("CheckError: `{}` failed, so `{entry}` was not touched: {source}", path.display())]
+    Check {
+        /// The check.
+        path: PathBuf,
+        /// The entry's id.
+        entry: String,
         /// Why.
         source: command::CommandError,
     },
@@ -161,13 +186,14 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failu
         let outcome = if fail_fast && !failures.is_empty() {
             Err("not run, because an earlier one failed (fail_fast)".to_owned())
         } else {
-            update(&entry.updater, &own).await.map_err(|error| {
+            update(entry, &own).await.map_err(|error| {
                 tracing::error!("{error}");
                 error.to_string()
             })
         };
         if let Err(reason) = outcome {
-            failures.push(Failure { entry: id, lineages: own.lineages.into_keys().collect(), reason });
+            let rollback = entry.on_failure == OnFailure::Rollback;
+            failures.push(Failure { entry: id, lineages: own.lineages.into_keys().collect(), reason, rollback });
         }
     }
     if failures.is_empty() {
@@ -176,8 +202,15 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failu
     failures
 }
 
-async fn update(updater: &Updater, batch: &Batch) -> Result<(), UpdateError> {
-    match updater {
+async fn update(entry: &Entry, batch: &Batch) -> Result<(), UpdateError> {
+    if let Some(check) = &entry.check {
+        script::check(check, batch).await.map_err(|source| UpdateError::Check {
+            path: check.path.clone(),
+            entry: entry.id(),
+            source,
+        })?;
+    }
+    match &entry.updater {
         Updater::Unit(unit) => systemd::run(unit).await,
         Updater::Rc(service) => rc::run(service).await,
         Updater::Script(script) => script::run(script, batch).await,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::command::{self, Surroundings};
+use super::command::{self, CommandError, Surroundings};
 use super::{Batch, Due, UpdateError};
 
 /// A script, its arguments and its limit.
@@ -27,12 +27,20 @@ pub struct Script {
 /// It cannot be started, fails, or takes too long.
 pub async fn run(script: &Script, batch: &Batch) -> Result<(), UpdateError> {
     let failed = |source| UpdateError::Script { path: script.path.clone(), source };
+    check(script, batch).await.map_err(failed)?;
+    tracing::info!("Script {} returned=0", script.path.display());
+    Ok(())
+}
+
+/// Runs it as a check of something else.
+///
+/// # Errors
+/// It cannot be started, fails, or takes too long.
+pub async fn check(script: &Script, batch: &Batch) -> Result<(), CommandError> {
     let ours = environment(batch).into_iter().map(|(name, value)| (name.to_owned(), value));
     let surroundings =
         Surroundings { environment: script.env.iter().cloned().chain(ours).collect(), directory: script.cwd.clone() };
-    command::run(&script.path, &script.args, &surroundings, script.timeout).await.map_err(failed)?;
-    tracing::info!("Script {} returned=0", script.path.display());
-    Ok(())
+    command::run(&script.path, &script.args, &surroundings, script.timeout).await
 }
 
 /// What a script learns. `RENEWED_*` is what certbot gives its hooks: of the first lineage, when several changed.
