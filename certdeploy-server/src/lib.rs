@@ -68,7 +68,8 @@ pub fn run() -> Exit {
 
 /// What we were given, as text: a path that is none would mean another one.
 fn words() -> Result<(Vec<String>, Environment), Usage> {
-    let argv = std::env::args_os().map(|word| word.into_string().map_err(|word| not_text(&word))).collect::<Result<_, _>>()?;
+    let argv =
+        std::env::args_os().map(|word| word.into_string().map_err(|word| not_text(&word))).collect::<Result<_, _>>()?;
     let mut environment = Environment::new();
     for (name, value) in std::env::vars_os() {
         let Ok(name) = name.into_string() else { continue };
@@ -95,7 +96,9 @@ fn carry_out(invocation: &Invocation) -> Exit {
         Command::Check { effective } => check::check(invocation, *effective),
         Command::Forget { name } => with_config(invocation, Need::Stderr, |settings| forget::forget(&settings, name)),
         Command::Enroll { host, fingerprint } => enroll::enroll(invocation, host, fingerprint.as_deref()),
-        Command::Enqueue(handed) => with_config(invocation, Need::FilesIfPossible, |settings| enqueue(settings, handed)),
+        Command::Enqueue(handed) => {
+            with_config(invocation, Need::FilesIfPossible, |settings| enqueue(settings, handed))
+        }
         Command::Push => with_config(invocation, Need::Files, push),
         Command::Daemon => with_config(invocation, Need::Files, |settings| daemon(settings, invocation)),
         Command::Renew => with_config(invocation, Need::Files, |settings| renew(&settings, &invocation.config)),

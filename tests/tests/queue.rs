@@ -148,7 +148,8 @@ fn asides(world: &World) -> usize {
 
 #[test]
 fn what_stands_in_the_place_of_the_queue_is_set_aside_and_the_lineages_are_delivered() {
-    let kinds: [(&str, fn(&Path)); 3] = [
+    type Kind = (&'static str, fn(&Path));
+    let kinds: [Kind; 3] = [
         ("empty", |file| std::fs::write(file, "").unwrap()),
         ("garbage", |file| std::fs::write(file, "garbage ".repeat(1000)).unwrap()),
         ("a link", |file| std::os::unix::fs::symlink("/etc/passwd", file).unwrap()),
