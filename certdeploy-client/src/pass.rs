@@ -9,7 +9,7 @@ use certdeploy_common::fs::lock::{self, Lock};
 use certdeploy_common::wire::PushId;
 
 use crate::config::Settings;
-use crate::deploy::rollback::Restored;
+use crate::deploy::rollback::{Cause, Restored};
 use crate::dir::Dir;
 use crate::link::Commit;
 use crate::pipeline::{Outcome, Pipeline};
@@ -46,7 +46,7 @@ pub async fn update(settings: Arc<Settings>, which: Which) -> Exit {
 
 /// `rollback`: puts the generation before back and tells its users.
 pub async fn rollback(settings: Arc<Settings>, lineage: Lineage) -> Exit {
-    match turn::go_back(&settings, &lineage) {
+    match turn::go_back(&settings, &lineage, Cause::Hand) {
         Ok(Restored { number, from, record }) => {
             tracing::info!(
                 "Lineage {lineage} has the files of generation {from} again (serial {}), as generation {number}",

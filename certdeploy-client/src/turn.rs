@@ -11,7 +11,7 @@ use certdeploy_common::wire::Update;
 use crate::clock;
 use crate::config::Settings;
 use crate::deploy::State;
-use crate::deploy::rollback::{Restored, RollbackError, rollback};
+use crate::deploy::rollback::{Cause, Restored, RollbackError, rollback};
 use crate::deploy::state::lineage_directory;
 use crate::dir::Dir;
 use crate::pipeline::{BUSY, retention};
@@ -72,7 +72,8 @@ pub async fn run(settings: &Arc<Settings>, batch: &Batch) -> Vec<Failure> {
     let mut again = Batch { destination: batch.destination.clone(), lineages: BTreeMap::new() };
     let mut notes = BTreeMap::new();
     for lineage in unwanted {
-        match go_back(settings, lineage) {
+        let Some(failed) = batch.lineages.get(lineage) else { continue };
+        match go_back(settings, lineage, Cause::Failed(failed.generation)) {
             Ok(restored) => {
                 let serial = &restored.record.serial;
                 let note = format!("rolled back to the files of generation {} (serial {serial})", restored.from);
@@ -81,7 +82,7 @@ pub async fn run(settings: &Arc<Settings>, batch: &Batch) -> Vec<Failure> {
                 let due = Due { generation: restored.number, names: restored.record.names, entries: None };
                 again.lineages.insert(lineage.clone(), due);
             }
-            Err(error) => tracing::error!("{error}; what failed stays deployed"),
+            Err(error) => tracing::error!("Not rolled back: {error}"),
         }
     }
     settle(settings, batch, &failures, &BTreeMap::new());
@@ -97,12 +98,12 @@ pub async fn run(settings: &Arc<Settings>, batch: &Batch) -> Vec<Failure> {
 ///
 /// # Errors
 /// See [`RollbackError`].
-pub fn go_back(settings: &Settings, lineage: &Lineage) -> Result<Restored, RollbackError> {
+pub fn go_back(settings: &Settings, lineage: &Lineage, cause: Cause) -> Result<Restored, RollbackError> {
     let unreadable = |error| RollbackError::Unreadable(lineage.clone(), error);
     let held = Dir::open(&settings.destination).map_err(unreadable)?;
     held.lock(BUSY).map_err(unreadable)?;
     let directory = lineage_directory(&settings.destination, lineage);
-    let restored = rollback(&directory, lineage, &settings.permissions, retention(settings), clock::now())?;
+    let restored = rollback(&directory, lineage, cause, &settings.permissions, retention(settings), clock::now())?;
     let word = Word { generation: restored.number, update: Update::Pending { due: 0 }, failed: BTreeSet::new() };
     if let Err(error) = ledger::write(&directory, &word) {
         // Without a word the update counts as owed, so nothing is lost.

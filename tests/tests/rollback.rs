@@ -122,6 +122,34 @@ fn a_failed_check_touches_nothing_and_brings_the_old_files_back() {
 }
 
 #[test]
+fn a_failure_that_goes_on_is_not_the_files_fault_and_goes_back_once() {
+    let world = World::new();
+    let mut lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "goes-on");
+    let update = script(&pass, "update", &format!("! test -e {}", pass.path("broken").display()));
+    let lines =
+        format!("keep_generations: 9\nupdate_services:\n  - {{type: script, name: {update}, on_failure: rollback}}\n");
+    let mut sets = Vec::new();
+    for number in 0..4 {
+        stage(&pass, &lineage);
+        if number == 3 {
+            std::fs::write(pass.path("broken"), "").expect("write");
+        }
+        let _ = run(pass.command(&lines)).ended(if number == 3 { 3 } else { 0 });
+        sets.push(deployed(&pass));
+        lineage.renew(&world.ca);
+    }
+    assert!(sets[3] == sets[2], "once");
+    for _ in 0..3 {
+        let mut again = pass.command(&lines);
+        again.args(["update", "--failed"]);
+        let ran = run(again).ended(3);
+        assert!(ran.stdout.contains("was rolled back already"), "{}", ran.said());
+        assert!(deployed(&pass) == sets[2], "{}", ran.said());
+    }
+}
+
+#[test]
 fn nginx_serves_the_new_certificate_after_the_update_and_the_old_one_after_a_rollback() {
     let needs = [Need::Root, Need::Program("systemd-nspawn"), Need::Program("openssl")];
     if !can_run("rollback: nginx", &needs) {

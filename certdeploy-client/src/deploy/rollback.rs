@@ -20,6 +20,12 @@ pub enum RollbackError {
     /// No earlier generation is there and whole.
     #[error("lineage {0} has no earlier generation to go back to (`keep_generations` says how many are kept)")]
     Oldest(Lineage),
+    /// The generation that failed is not the current one any more.
+    #[error("lineage {0} has a newer generation than the one that failed; it stays")]
+    Newer(Lineage),
+    /// It was put back by an earlier failure, and fails as well: the files are not to blame.
+    #[error("lineage {0} was rolled back already, and the failure goes on; it stays as it is")]
+    Again(Lineage),
     /// It cannot be read.
     #[error("cannot read lineage {0}: {1}")]
     Unreadable(Lineage, std::io::Error),
@@ -39,13 +45,23 @@ pub struct Restored {
     pub record: Record,
 }
 
-/// Goes back one generation; after a rollback, one further. The caller holds the lock of `destination`.
+/// Who wants it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A person: after a rollback one generation further, whatever it is.
+    Hand,
+    /// An update of this generation failed: once, and not to what has expired.
+    Failed(u64),
+}
+
+/// Goes back one generation. The caller holds the lock of `destination`.
 ///
 /// # Errors
 /// See [`RollbackError`]; then nothing has changed.
 pub fn rollback(
     directory: &Path,
     lineage: &Lineage,
+    cause: Cause,
     permissions: &Permissions,
     retention: Retention,
     now: i64,
@@ -54,11 +70,21 @@ pub fn rollback(
     let state = State::read(directory).map_err(unreadable)?;
     let current = state.current.as_ref().ok_or_else(|| RollbackError::Nothing(lineage.clone()))?;
     let put_back = current.record.as_ref().and_then(|record| record.instead.as_ref());
+    if let Cause::Failed(generation) = cause {
+        match put_back {
+            _ if current.number != generation => return Err(RollbackError::Newer(lineage.clone())),
+            Some(_) => return Err(RollbackError::Again(lineage.clone())),
+            None => {}
+        }
+    }
     let below = put_back.map_or(current.number, |instead| instead.from);
     let earlier = state.generations.iter().rev().map(|(number, _)| *number).filter(|number| *number < below);
     let (from, files, mut record) = earlier
         .filter_map(|number| whole(directory, number))
-        .find(|(.., record)| current.record.as_ref().is_none_or(|current| current.digest != record.digest))
+        .find(|(.., record)| {
+            let another = current.record.as_ref().is_none_or(|current| current.digest != record.digest);
+            another && (cause == Cause::Hand || record.not_after > now)
+        })
         .ok_or_else(|| RollbackError::Oldest(lineage.clone()))?;
     record.instead = current.record.as_ref().map(|current| Instead { digest: current.digest.clone(), from });
     let (number, steps) = plan(&state, &files.names(), retention, now);

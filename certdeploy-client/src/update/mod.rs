@@ -183,7 +183,8 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failu
     for entry in entries {
         let id = entry.id();
         let Some(own) = entry.only.of(&id, batch) else { continue };
-        let outcome = if fail_fast && !failures.is_empty() {
+        let skipped = fail_fast && !failures.is_empty();
+        let outcome = if skipped {
             Err("not run, because an earlier one failed (fail_fast)".to_owned())
         } else {
             update(entry, &own).await.map_err(|error| {
@@ -192,7 +193,7 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failu
             })
         };
         if let Err(reason) = outcome {
-            let rollback = entry.on_failure == OnFailure::Rollback;
+            let rollback = !skipped && entry.on_failure == OnFailure::Rollback;
             failures.push(Failure { entry: id, lineages: own.lineages.into_keys().collect(), reason, rollback });
         }
     }
