@@ -48,7 +48,7 @@ pub struct Options {
 ///
 /// Without --daemon: one pass over the staging directory that a plain sshd has filled, then the updates.
 #[derive(Debug, Parser)]
-#[command(name = "certdeploy-client", version, after_help = AFTER_HELP)]
+#[command(name = "certdeploy-client", version, after_help = AFTER_HELP, args_override_self = true)]
 struct Args {
     /// The config file [env: CERTDEPLOY_CLIENT_CONFIG]
     #[arg(long, value_name = "PATH", global = true)]

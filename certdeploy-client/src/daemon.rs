@@ -25,7 +25,7 @@ use crate::pipeline::{Outcome, Pipeline};
 use crate::staging::INCOMING;
 use crate::turn::{self, Which};
 use crate::update::Failure;
-use crate::update::delay::Debounce;
+use crate::update::delay::{Debounce, Turn};
 use crate::validate::process::Validator;
 use crate::{clock, pass, sftp};
 
@@ -291,10 +291,12 @@ impl Applier {
     }
 
     fn begin_updates(&mut self) -> Result<(), DaemonError> {
-        if !self.debounce.take(clock::now()) {
-            return Ok(());
-        }
-        let (batch, _) = turn::due(&self.settings, &Which::Owed).map_err(DaemonError::Destination)?;
+        let which = match self.debounce.take(clock::now()) {
+            None => return Ok(()),
+            Some(Turn::Owed) => Which::Owed,
+            Some(Turn::Failed) => Which::Failed,
+        };
+        let (batch, _) = turn::due(&self.settings, &which).map_err(DaemonError::Destination)?;
         let settings = Arc::clone(&self.settings);
         self.running = Some(tokio::spawn(async move { turn::run(&settings, &batch).await }));
         Ok(())
@@ -310,7 +312,7 @@ impl Applier {
                     self.failed = self.failed.saturating_add(1);
                     tracing::warn!("Failed updates run again in {} seconds", pause.as_secs());
                     let pause = i64::try_from(pause.as_secs()).unwrap_or(i64::MAX / 2);
-                    self.debounce.owed(clock::now().saturating_add(pause));
+                    self.debounce.retry(clock::now().saturating_add(pause));
                 }
             }
         }

@@ -42,6 +42,13 @@ const UNITS: &[(&str, &str, bool, &str, &str)] = &[
     ("either", "ExecStart=/bin/sleep infinity", true, "reload-or-restart", ""),
     ("fails", "Type=exec\nExecStart=/bin/false", false, "restart", "is failed (exit-code)"),
     ("dies-soon", "ExecStart=/bin/sh -c 'sleep 0.3; exit 7'", false, "restart", "is failed (exit-code)"),
+    (
+        "dies-again",
+        "ExecStart=/bin/sh -c 'sleep 0.3; exit 7'\nRestart=always\nRestartSec=100",
+        false,
+        "restart",
+        "is activating (exit-code)",
+    ),
     ("oneshot-fails", "Type=oneshot\nExecStart=/bin/false", false, "restart", "the job's result is `failed`"),
     (
         "hangs",

@@ -7,13 +7,23 @@ use std::time::Duration;
 pub struct Debounce {
     delay: i64,
     due: Option<i64>,
+    retry: Option<i64>,
+}
+
+/// What a turn is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Everything that is owed.
+    Owed,
+    /// Only what failed: what was deployed meanwhile is not due yet.
+    Failed,
 }
 
 impl Debounce {
     /// Nothing is due.
     #[must_use]
     pub fn new(delay: Duration) -> Self {
-        Self { delay: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX / 2), due: None }
+        Self { delay: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX / 2), due: None, retry: None }
     }
 
     /// A lineage was deployed at `now`: the countdown begins anew. Returns when the updates are due.
@@ -28,20 +38,30 @@ impl Debounce {
         self.due = Some(self.due.map_or(due, |own| own.max(due)));
     }
 
-    /// When the updates are due, if any are.
-    #[must_use]
-    pub fn due(&self) -> Option<i64> {
-        self.due
+    /// What failed is to run again at `at`, whatever is deployed meanwhile.
+    pub fn retry(&mut self, at: i64) {
+        self.retry = Some(at);
     }
 
-    /// Takes the turn if it has come.
+    /// When the next turn comes, if any does.
     #[must_use]
-    pub fn take(&mut self, now: i64) -> bool {
-        let come = self.due.is_some_and(|due| due <= now);
-        if come {
-            self.due = None;
+    pub fn due(&self) -> Option<i64> {
+        [self.due, self.retry].into_iter().flatten().min()
+    }
+
+    /// Takes the turn that has come, if any has; one that is for everything is for what failed too.
+    #[must_use]
+    pub fn take(&mut self, now: i64) -> Option<Turn> {
+        let come = |at: Option<i64>| at.is_some_and(|at| at <= now);
+        if come(self.due) {
+            (self.due, self.retry) = (None, None);
+            Some(Turn::Owed)
+        } else if come(self.retry) {
+            self.retry = None;
+            Some(Turn::Failed)
+        } else {
+            None
         }
-        come
     }
 }
 
@@ -58,7 +78,8 @@ impl Retry {
     /// The pause after `failed` earlier failures in a row: twice as long each time.
     #[must_use]
     pub fn after(&self, failed: u32) -> Option<Duration> {
-        self.first.map(|first| first.saturating_mul(2_u32.saturating_pow(failed)).min(self.longest))
+        const SHORTEST: Duration = Duration::from_secs(1);
+        self.first.map(|first| first.saturating_mul(2_u32.saturating_pow(failed)).min(self.longest).max(SHORTEST))
     }
 }
 
@@ -67,24 +88,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pause_after_a_failure_does_not_hold_up_what_was_deployed_meanwhile() {
+        let mut debounce = Debounce::new(Duration::from_secs(10));
+        debounce.deployed(100);
+        debounce.retry(3700);
+        assert_eq!((debounce.due(), debounce.take(110), debounce.due()), (Some(110), Some(Turn::Owed), None));
+        debounce.deployed(200);
+        debounce.retry(205);
+        assert_eq!((debounce.take(205), debounce.due()), (Some(Turn::Failed), Some(210)));
+    }
+
+    #[test]
     fn failed_updates_run_again_with_growing_pauses() {
         let minutes = |n: u64| Duration::from_secs(60 * n);
         let retry = Retry { first: Some(minutes(1)), longest: minutes(60) };
         let pauses: Vec<_> = [0, 1, 5, 6, 100].iter().map(|failed| retry.after(*failed)).collect();
         assert_eq!(pauses, [1, 2, 32, 60, 60].map(|n| Some(minutes(n))));
         assert_eq!(Retry { first: None, ..retry }.after(0), None);
+        assert_eq!(Retry { first: Some(Duration::ZERO), ..retry }.after(9), Some(Duration::from_secs(1)));
     }
 
     #[test]
     fn each_deployment_starts_the_countdown_anew_and_one_turn_serves_all() {
         let mut debounce = Debounce::new(Duration::from_secs(10));
-        assert!(!debounce.take(1000));
+        assert_eq!(debounce.take(1000), None);
         assert_eq!(debounce.deployed(100), 110);
         assert_eq!(debounce.deployed(105), 115);
         debounce.owed(50);
-        assert!(!debounce.take(114));
-        assert!(debounce.take(115));
-        assert!(!debounce.take(116));
+        assert_eq!(debounce.take(114), None);
+        assert_eq!(debounce.take(115), Some(Turn::Owed));
+        assert_eq!(debounce.take(116), None);
         assert_eq!(Debounce::new(Duration::ZERO).deployed(7), 7);
     }
 }

@@ -11,7 +11,7 @@ pub mod systemd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use certdeploy_common::cert::{Domain, Lineage};
+use certdeploy_common::cert::{Digest, Domain, Lineage};
 
 /// One thing that is updated. A closed set, one file each.
 #[derive(Debug, Clone)]
@@ -82,7 +82,12 @@ impl Entry {
         match &self.updater {
             Updater::Unit(unit) => format!("systemd {} {}", unit.name, unit.action.as_str()),
             Updater::Rc(service) => format!("rc {} {}", service.name, service.action.as_str()),
-            Updater::Script(script) => format!("script {}", script.path.display()),
+            Updater::Script(script) if script.args.is_empty() => format!("script {}", script.path.display()),
+            // Arguments may say too much for a log, but two calls of one script are two entries.
+            Updater::Script(script) => {
+                let args = Digest::of(script.args.join("\0").as_bytes());
+                format!("script {} {}", script.path.display(), args.as_str().get(..8).unwrap_or_default())
+            }
             Updater::Container(container) => format!("docker_container {}", container.selection),
             Updater::Service(service) => format!("docker_service {}", service.selection),
         }

@@ -266,6 +266,12 @@ fn judge(action: Action, after: &After) -> Result<(), SystemdError> {
         (_, "failed") => Err(wrong()),
         (Action::Stop, _) | (Action::TryRestart, "inactive") => Ok(()),
         // A oneshot has done its work and is gone; anything else has not been started, or has ended at once.
+        // The job is done, so this start is another one: systemd tries again what has died.
+        (Action::Restart | Action::TryRestart | Action::ReloadOrRestart | Action::Start, "activating")
+            if after.kind != "oneshot" =>
+        {
+            Err(wrong())
+        }
         (_, "inactive" | "deactivating") if after.kind != "oneshot" || !after.condition => {
             if after.condition {
                 Err(wrong())
@@ -312,6 +318,8 @@ mod tests {
             (Action::TryRestart, after("inactive", "simple", true), true),
             (Action::Stop, after("inactive", "simple", true), true),
             (Action::Stop, after("failed", "simple", true), false),
+            (Action::Restart, after("activating", "simple", true), false),
+            (Action::Start, after("activating", "oneshot", true), true),
         ] {
             assert_eq!(judge(action, &after).is_ok(), fine, "{action:?} {after:?}");
         }

@@ -106,6 +106,11 @@ fn is_stale(error: &Bollard) -> bool {
 async fn rolled_out(docker: &Docker, id: &str, before: Option<String>) -> Result<(), DockerError> {
     loop {
         let service = read(docker, id).await?;
+        let mode = service.spec.as_ref().and_then(|spec| spec.mode.as_ref());
+        if mode.is_some_and(|mode| mode.replicated_job.is_some() || mode.global_job.is_some()) {
+            // Jobs have no rollout: their tasks run anew, and that is all.
+            return Ok(());
+        }
         let name = service.spec.and_then(|spec| spec.name).unwrap_or_else(|| id.to_owned());
         let status = service.update_status.filter(|status| status.started_at != before);
         if let Some(status) = status {
