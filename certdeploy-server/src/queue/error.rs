@@ -56,6 +56,9 @@ pub enum QueueError {
     /// It is damaged and others hold it.
     #[error("`{}` is damaged and in use by another process; stop that one, then start this again", .0.display())]
     InUse(PathBuf),
+    /// Whoever sets a damaged database aside does not come to an end.
+    #[error("another process holds `{}` for too long; is it stopped or stuck? `fuser -v` names it", .0.display())]
+    Held(PathBuf),
     /// SQLite says no.
     #[error("queue `{}`: {}", path.display(), said(source))]
     Database {
@@ -80,7 +83,7 @@ impl QueueError {
         let code = match self {
             Self::Database { source, .. } => code(source),
             Self::Directory { source, .. } => return source.raw_os_error().is_some(),
-            Self::InUse(_) => return true,
+            Self::InUse(_) | Self::Held(_) => return true,
             Self::Owner { .. } | Self::Newer { .. } | Self::Foreign(_) | Self::Gone(_) | Self::Damaged { .. } => None,
         };
         matches!(

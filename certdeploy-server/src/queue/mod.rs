@@ -4,6 +4,7 @@
 mod batch;
 pub mod error;
 pub mod import;
+mod lock;
 mod patience;
 pub mod place;
 mod read;

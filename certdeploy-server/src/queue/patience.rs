@@ -7,7 +7,8 @@ use rusqlite::{Error, ErrorCode, Result};
 
 /// How long a busy database is waited for, each time.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
-const STEP: Duration = Duration::from_millis(5);
+/// How long is waited between two tries.
+pub(super) const STEP: Duration = Duration::from_millis(5);
 
 /// Tries `work` until the database is not busy, within [`LIMIT`].
 ///

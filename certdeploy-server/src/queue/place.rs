@@ -1,9 +1,9 @@
 //! Where the queue lives: a private directory, and the database in it. A damaged database is set aside here, under a
 //! lock, because others may hold the file. It must not know what the rows mean.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,13 @@ use certdeploy_common::fs::atomic;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{QueueError, is_damage};
+use super::lock::{lock_file, new_file, shared_lock};
 use super::patience::{self, patiently};
 use super::rows;
 use super::schema::{self, Found};
 use crate::clock::Millis;
 
 const FILE: &str = "queue.sqlite";
-/// Held shared by everyone who has the database open; exclusively by the one who sets it aside.
-const LOCK: &str = "queue.lock";
 /// Held by the one who makes the tables.
 const MAKING: &str = "queue.making";
 /// Put there by who found damage while others hold the file: they look at it with fresh eyes and let go.
@@ -95,7 +94,7 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
     prepare_directory(directory)?;
     let file = resolved(directory)?.join(FILE);
     for _ in 0..2 {
-        let lock = shared_lock(directory)?;
+        let lock = shared_lock(directory, patience::LIMIT)?;
         let wrong = match what_is_there(&file) {
             There::Other(kind) => format!("it is {kind}"),
             There::Nothing | There::File => match patiently(|| connect(&file, check)) {
@@ -124,7 +123,7 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
         There::Other(_) => return Err(QueueError::Foreign(file)),
         There::File => {}
     }
-    let lock = shared_lock(directory)?;
+    let lock = shared_lock(directory, patience::LIMIT)?;
     let database = |source| QueueError::Database { path: file.clone(), source };
     // Not read-only: looking into a WAL database writes its index, and may be the first to recover it.
     let connection = Connection::open_with_flags(&file, flags(false)).map_err(database)?;
@@ -227,23 +226,6 @@ fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     }
     tracing::warn!("queue_dir `{shown}` could be entered by others (mode {:04o}); it is 0700 now", mode & 0o7777);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
-}
-
-fn shared_lock(directory: &Path) -> Result<File, QueueError> {
-    let failed = |source| QueueError::Directory { path: directory.to_owned(), source };
-    let file = lock_file(directory).map_err(failed)?;
-    file.lock_shared().map_err(failed)?;
-    Ok(file)
-}
-
-fn lock_file(directory: &Path) -> io::Result<File> {
-    new_file(&directory.join(LOCK))
-}
-
-/// Opens or makes a file of ours, and no other by way of a link.
-fn new_file(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 fn flags(create: bool) -> OpenFlags {
