@@ -27,6 +27,8 @@ pub fn command() -> clap::Command {
         .about("Delivers renewed certificates to the hosts that use them")
         .after_help(HELP)
         .disable_help_subcommand(true)
+        // The last one counts, as it did with the Python program: an image's options are followed by a person's.
+        .args_override_self(true)
         .arg(option("config", "PATH", "The config file [default: /etc/certdeploy/server.yml]").global(true))
         .arg(option("lineage", "DIRECTORY", "Deliver this lineage; needs --domains"))
         .arg(option("domains", "NAMES", "Deliver it to the targets of these names, separated by blanks"))

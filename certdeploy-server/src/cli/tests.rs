@@ -41,6 +41,9 @@ fn flags_beat_variables_and_the_hook_beats_inherited_modes() {
         ("--daemon", vec![("CERTDEPLOY_PUSH_ONLY", "y")], Command::Daemon),
         ("status --json", vec![("CERTDEPLOY_SERVER_DAEMON", "y")], Command::Status { json: true }),
         ("keygen k", vec![], Command::Keygen { path: "k".into() }),
+        ("--daemon --daemon", vec![], Command::Daemon),
+        ("--lineage /x --domains d --lineage /l", vec![], enqueue(true, false)),
+        ("status --json --json", vec![], Command::Status { json: true }),
     ];
     for (args, variables, want) in cases {
         assert_eq!(parsed(args, &variables), Ok(want), "{args} {variables:?}");
@@ -60,6 +63,7 @@ fn wrong_usage_is_told_apart_from_nothing_to_do() {
         ("--push --sftp-log-level 10", vec![]),
         ("--push", vec![("CERTDEPOLY_SFTP_LOG_LEVEL", "LOUD")]),
         ("keygen", vec![]),
+        ("keygen a b", vec![]),
     ] {
         assert!(matches!(parsed(args, &variables), Err(Usage::Wrong(_))), "{args} {variables:?}");
     }
@@ -85,6 +89,8 @@ fn the_config_comes_from_flag_variable_or_default() {
     let both = [("CERTDEPLOY_SERVER_CONFIG", "/v"), ("CERTDEPLOY_LOG_LEVEL", "INFO")];
     assert_eq!(of(&["x", "--push"], &[]), (CONFIG.into(), None));
     assert_eq!(of(&["x", "--push"], &both), ("/v".into(), Some(LogLevel::Info)));
+    let twice = ["x", "--config=/f", "--log-level", "INFO", "--push", "--log-level", "DEBUG", "--config", "/g"];
+    assert_eq!(of(&twice, &[]), ("/g".into(), Some(LogLevel::Debug)));
     assert_eq!(
         of(&["x", "status", "--config=/f", "--log-level", "DEBUG"], &both),
         ("/f".into(), Some(LogLevel::Debug))
