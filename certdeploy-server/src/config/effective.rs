@@ -8,6 +8,7 @@ use certdeploy_common::setting::yaml::{Content, Key, Node};
 use certdeploy_common::setting::{Default, Located, Place, Problems, Section, yaml};
 
 use super::file::{ServerFile, TargetFile};
+use super::kinds::Words;
 use super::{directory, paths};
 
 /// The settings that are paths, and are printed as what they mean.
@@ -67,9 +68,10 @@ fn tidy(file: &Path, entry: &mut Entry) {
     if PATHS.contains(&key) || key == "pubkey_filename" {
         let path = paths::absolute(file, key, Path::new(text));
         entry.node.content = write::text(path.display().to_string()).content;
-    } else if matches!(key, "domains" | "renew_args") {
-        let words = text.split([' ', ',']).filter(|word| !word.is_empty()).map(write::text);
-        entry.node.content = Content::List(words.collect());
+    } else if key == "domains" {
+        entry.node.content = Content::List(Words::of(text).map(write::text).collect());
+    } else if key == "renew_args" {
+        entry.node.content = Content::List(text.split_whitespace().map(write::text).collect());
     }
 }
 
@@ -145,7 +147,7 @@ mod tests {
         let texts = [
             format!("private_key_file: server_key\nclient_configs:\n  {one}\n"),
             format!(
-                "privkey_filename: /k\ncheck_renew: {{every: week}}\nrenew_args: -q renew\nclient_configs: [{}]",
+                "privkey_filename: /k\ncheck_renew: {{every: week}}\nrenew_args: -q renew dns,http\nclient_configs: [{}]",
                 &one[2..]
             ),
             format!(

@@ -7,7 +7,8 @@ use certdeploy_common::setting::value::{
 use certdeploy_common::settings;
 
 use super::kinds::{
-    EveryText, Interval, JoinLimit, Limit, LogFormatText, OnStartText, PushModeText, RemotePath, UnitText, Words,
+    Arguments, EveryText, Interval, JoinLimit, Limit, LogFormatText, OnStartText, PushModeText, RemotePath, UnitText,
+    Words,
 };
 
 settings! {
@@ -85,7 +86,7 @@ settings! {
             "The time of a renewal: `HH:MM` or `HH:MM:SS` for days, weeks and days of the week (local time), `:MM` or `MM:SS` for hours, `:SS` for minutes. A time that the clock skips is made up right after. Without it, an interval is counted from the end of the last run.";
         renew_exec: Maybe<PathText> = yaml "null", old [], like ["certbot", "renew_command", "renew_cmd"],
             "The program that renews certificates. Default: `certbot` in `PATH`.";
-        renew_args: Words = yaml "[renew]", old [],
+        renew_args: Arguments = yaml "[renew]", old [],
             "The arguments of `renew_exec`. No shell is involved.";
         renew_timeout: Maybe<Limit> = yaml "3600", old [],
             "Seconds after which a run of `renew_exec` is ended together with everything it started; `null` waits for ever.";

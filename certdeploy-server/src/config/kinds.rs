@@ -138,6 +138,14 @@ impl Value for JoinLimit {
 /// A list of words. One text is several words, with a warning: the Python program took it in its own way.
 #[derive(Debug)]
 pub struct Words;
+
+impl Words {
+    /// The words of one text: between blanks and commas.
+    pub fn of(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|mark: char| mark.is_whitespace() || mark == ',').filter(|word| !word.is_empty())
+    }
+}
+
 impl Value for Words {
     type Out = Vec<Located<String>>;
     const KIND: Kind = Kind {
@@ -148,19 +156,52 @@ impl Value for Words {
         inside: None,
     };
     fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
-        let text = |node: &Node| scalar(key, node, Self::KIND.expected, |text| Some(text.to_owned()));
-        match &node.content {
-            Content::Null => Ok(Vec::new()),
-            Content::List(items) => {
-                items.iter().map(|item| Ok(Located { value: text(item)?, place: item.place })).collect()
-            }
-            Content::Scalar { .. } | Content::Map(_) => {
-                let written = text(&node)?;
-                let words: Vec<&str> = written.split([' ', ',']).filter(|word| !word.is_empty()).collect();
-                let taken = words.join(", ");
-                problems.warn(node.place, format!("`{key}` should be a list; it is taken as [{taken}]"));
-                Ok(words.into_iter().map(|word| Located { value: word.to_owned(), place: node.place }).collect())
-            }
+        list(key, &node, problems, Self::KIND.expected, |text| Some(Self::of(text).map(str::to_owned).collect()))
+    }
+}
+
+/// Arguments of a program: a list, or one text with blanks between them. No shell reads it, so a text that speaks to one
+/// is refused.
+#[derive(Debug)]
+pub struct Arguments;
+
+impl Value for Arguments {
+    type Out = Vec<Located<String>>;
+    const KIND: Kind = Kind {
+        name: "list of text",
+        expected: "be a list of text (in one text, quotes and backslashes mean nothing)",
+        valid: &["[renew, --quiet]", "renew --preferred-challenges dns,http", "[]"],
+        invalid: &["{}", "[{}]", "[[x]]", "renew --pre-hook 'a b'", "a\\ b"],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        list(key, &node, problems, Self::KIND.expected, |text| {
+            let plain = !text.contains(['"', '\'', '\\']);
+            plain.then(|| text.split_whitespace().map(str::to_owned).collect())
+        })
+    }
+}
+
+/// A list of text; one text becomes what `split` makes of it, with a warning.
+fn list(
+    key: &str,
+    node: &Node,
+    problems: &mut Problems,
+    expected: &'static str,
+    split: impl Fn(&str) -> Option<Vec<String>>,
+) -> Result<Vec<Located<String>>, Complaint> {
+    match &node.content {
+        Content::Null => Ok(Vec::new()),
+        Content::List(items) => {
+            let text = |item: &Node| scalar(key, item, expected, |text| Some(text.to_owned()));
+            items.iter().map(|item| Ok(Located { value: text(item)?, place: item.place })).collect()
+        }
+        Content::Scalar { .. } | Content::Map(_) => {
+            let words = scalar(key, node, expected, split)?;
+            let taken = words.join("`, `");
+            problems
+                .warn(node.place, format!("`{key}` should be a list; it is taken as {} words: `{taken}`", words.len()));
+            Ok(words.into_iter().map(|value| Located { value, place: node.place }).collect())
         }
     }
 }
@@ -191,6 +232,7 @@ mod tests {
         table::<OnStartText>();
         table::<JoinLimit>();
         table::<Words>();
+        table::<Arguments>();
         table::<LogFormatText>();
     }
 }

@@ -232,6 +232,18 @@ mod tests {
         let other = format!("- {{address: h, domains: b.example, pubkey: ssh-ed25519 {PIN} note}}\n");
         let settings = with("", &format!("{}{other}", target(""))).unwrap();
         assert_eq!((settings.targets.len(), settings.targets[0].domains.len()), (1, 2));
+        for (more, warned) in
+            [("", false), (", push_retries: 1", false), (", push_retries: 2", true), (", push_timeout: 7", true)]
+        {
+            let text = format!("privkey_filename: /key\nclient_configs:\n{}{}", target(""), target(more));
+            let (settings, warnings) = parse(Path::new("server.yml"), &text).unwrap();
+            let first = Burst { retries: 1, interval: std::time::Duration::from_secs(30) };
+            assert_eq!((settings.targets.len(), settings.targets[0].burst), (1, first));
+            let said = warnings.first().map(ToString::to_string).unwrap_or_default();
+            let want =
+                "server.yml:4:3: \"certdeploy@h:22+/var/cache/certdeploy\" is written twice with different retries";
+            assert_eq!(said.contains(want), warned, "{more}: {said}");
+        }
     }
 
     #[test]
@@ -270,7 +282,8 @@ mod tests {
             assert_eq!(of(&format!("renew_at: {none}\n")).renew.interval.at, None, "{none}");
         }
         assert!(of("renew_unit: week\nrenew_at: 9:30\n").renew.interval.at.is_some());
-        assert_eq!(of("renew_args: renew --quiet\n").renew.arguments, ["renew", "--quiet"]);
+        let arguments = of("renew_args: renew --preferred-challenges dns,http\n").renew.arguments;
+        assert_eq!(arguments, ["renew", "--preferred-challenges", "dns,http"]);
         let json = format!(
             "{{\"privkey_filename\": \"/key\", \"client_configs\": [{{\"address\": \"h\", \"port\": \"33801\", \
              \"domains\": [\"a.example\"], \"pubkey\": \"{PIN}\", \"path\": null}}]}}"

@@ -61,7 +61,7 @@ pub struct PushPolicy {
 }
 
 /// How long things may take; `None` waits for ever.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// TCP, for each address.
     pub connect: Option<Duration>,
@@ -119,7 +119,7 @@ pub fn settings(
     let log = LogPolicy::of(file, &written, problems);
     let mut entries = written.client_configs.value;
     entries.extend(further);
-    if entries.is_empty() && problems.errors.is_empty() && demand == Demand::Pinned {
+    if entries.is_empty() && problems.errors.is_empty() && demand != Demand::Anything {
         problems.error(Complaint::new(written.client_configs.place, "ConfigError: No client configs given."));
     }
     let timeouts = Timeouts {

@@ -107,6 +107,15 @@ pub fn targets(
             continue;
         };
         if same.is_same_but_names(&target) {
+            if (same.burst, same.timeouts) != (target.burst, target.timeouts) {
+                // No error: the Python program took such a pair, and what is delivered is the same.
+                let message = format!(
+                    "\"{}\" is written twice with different retries or timeouts; those of its first entry hold for both; \
+                     write them alike, or give one entry a `name` of its own",
+                    target.id
+                );
+                problems.warn(place, message);
+            }
             same.domains.extend(target.domains);
             same.lineages.extend(target.lineages);
         } else {
