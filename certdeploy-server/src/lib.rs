@@ -26,16 +26,18 @@ pub mod renew;
 pub mod report;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::logging::Stream;
 use certdeploy_common::daemon::shutdown;
+use certdeploy_common::setting::place::ConfigWarning;
 use certdeploy_common::ssh::key;
 
 use cli::{Command, Enqueue, Environment, Invocation, LogOptions, Usage};
 use config::Settings;
+use config::pins::Demand;
 use dispatch::{Dispatcher, Ended, Mode};
 use log::Need;
 use push::Ssh;
@@ -96,9 +98,7 @@ fn carry_out(invocation: &Invocation) -> Exit {
         Command::Check { effective } => check::check(invocation, *effective),
         Command::Forget { name } => with_config(invocation, Need::Stderr, |settings| forget::forget(&settings, name)),
         Command::Enroll { host, fingerprint } => enroll::enroll(invocation, host, fingerprint.as_deref()),
-        Command::Enqueue(handed) => {
-            with_config(invocation, Need::FilesIfPossible, |settings| enqueue(settings, handed))
-        }
+        Command::Enqueue(handed) => enqueue(invocation, handed),
         Command::Push => with_config(invocation, Need::Files, push),
         Command::Daemon => with_config(invocation, Need::Files, |settings| daemon(settings, invocation)),
         Command::Renew => with_config(invocation, Need::Files, |settings| renew(&settings, &invocation.config)),
@@ -116,7 +116,13 @@ fn with_config(
     need: Need,
     work: impl FnOnce(Arc<Settings>) -> Result<Exit, Failure>,
 ) -> Result<Exit, Failure> {
-    let loaded = config::load(&invocation.config);
+    let (settings, _) = begin(invocation, need, Demand::Pinned)?;
+    work(Arc::new(settings))
+}
+
+/// Reads the config and starts the log; the warnings have been said.
+fn begin(invocation: &Invocation, need: Need, demand: Demand) -> Result<(Settings, Vec<ConfigWarning>), Failure> {
+    let loaded = config::load_with(&invocation.config, demand);
     let (settings, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -130,10 +136,10 @@ fn with_config(
         log::without_settings(&LogOptions { file: None, ..invocation.log.clone() }, Stream::Stdout);
     }
     begun?;
-    for warning in warnings {
+    for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    work(Arc::new(settings))
+    Ok((settings, warnings))
 }
 
 fn print(text: &str) -> Exit {
@@ -164,11 +170,11 @@ fn status(settings: Arc<Settings>, json: bool) -> Result<Exit, Failure> {
     Ok(if printed == Exit::Done && !status.fine { Exit::Owed } else { printed })
 }
 
-fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
+/// The renewal goes to the disk before anything is looked at that only a push needs: certbot never calls again.
+fn enqueue(invocation: &Invocation, handed: &Enqueue) -> Result<Exit, Failure> {
+    let (settings, warned) = begin(invocation, Need::FilesIfPossible, Demand::NotNow)?;
     tracing::debug!("Running manual push or hook");
-    // A hook without a usable key would only put the complaint off to where nobody looks.
-    settings.key.look()?;
-    let (renewal, strange) = hook::parse(handed, &std::env::current_dir()?)?;
+    let (renewal, strange) = hook::parse(handed, &base(&handed.lineage)?)?;
     for name in strange {
         tracing::warn!("\"{name}\" is not a domain name; the certificate's own names decide");
     }
@@ -180,7 +186,41 @@ fn enqueue(settings: Arc<Settings>, handed: &Enqueue) -> Result<Exit, Failure> {
     Queue::add(&settings.queue_dir, &renewal, now, || dispatch::wake::ring(&settings.queue_dir))?;
     tracing::info!("Queued lineage {}", renewal.path.display());
     dispatch::wake::ring(&settings.queue_dir);
-    if handed.push { push(settings) } else { Ok(Exit::Done) }
+    if handed.push {
+        return push_with_pins(invocation, &warned);
+    }
+    if let Err(error) = settings.key.look() {
+        // Still a success: what the hook was called for is done. Whoever pushes ends with this error, and `status` shows
+        // what waits.
+        for line in error.to_string().lines() {
+            tracing::error!("{line}");
+        }
+        tracing::error!("Lineage {} is queued, but nothing is delivered until this is mended", renewal.path.display());
+    }
+    Ok(Exit::Done)
+}
+
+/// What a relative lineage starts from. A certbot whose directory was removed has none, and mostly needs none.
+fn base(lineage: &str) -> Result<PathBuf, Failure> {
+    if Path::new(lineage).is_absolute() {
+        return Ok(PathBuf::from("/"));
+    }
+    let unknown = |error| {
+        format!(
+            "lineage `{lineage}` is relative, and the directory we were started in cannot be told ({error}); give its absolute path"
+        )
+    };
+    Ok(std::env::current_dir().map_err(unknown)?)
+}
+
+/// Reads the config again, now with what may be shown by whom; what was `warned` of is not said twice.
+fn push_with_pins(invocation: &Invocation, warned: &[ConfigWarning]) -> Result<Exit, Failure> {
+    let (settings, warnings) = config::load(&invocation.config)?;
+    let said: Vec<String> = warned.iter().map(ToString::to_string).collect();
+    for warning in warnings.iter().map(ToString::to_string).filter(|warning| !said.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+    push(Arc::new(settings))
 }
 
 /// The way to the targets, with the key read anew.

@@ -7,6 +7,7 @@ use std::path::Path;
 use certdeploy_common::cert::FileName;
 use certdeploy_tests::ca::Validity;
 use certdeploy_tests::need::{Need, can_run};
+use certdeploy_tests::process::{command, run};
 use certdeploy_tests::wait::PATIENCE;
 use certdeploy_tests::wire_tap::WireTap;
 use certdeploy_tests::{Lineage, Ran, Target, World, sftp, until};
@@ -75,7 +76,9 @@ fn a_key_file_that_is_missing_is_named() {
     world.write_server(&[&target]);
     let lineage = world.lineage("example.com", &["example.com"]);
     std::fs::rename(world.server_key(), world.path("elsewhere")).unwrap();
-    refused(&world.hook(&lineage).ended(1), &[&world.server_key().display().to_string(), "privkey_filename"]);
+    let words = [&world.server_key().display().to_string(), "privkey_filename"];
+    queued_but_not_pushed(&world, &lineage, &words);
+    refused(&world.server(&["--daemon"]).ended(1), &words);
     std::fs::rename(&target.host_key, world.path("elsewhere too")).unwrap();
     let mut client = target.start_unseen();
     assert_eq!(client.ends().code(), Some(1));
@@ -92,10 +95,73 @@ fn an_ssh_key_that_others_can_read_is_refused_with_the_way_out() {
     for path in [&world.server_key(), &target.host_key] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
     }
-    refused(&world.hook(&lineage).ended(1), &[&format!("chmod 600 {}", world.server_key().display())]);
+    queued_but_not_pushed(&world, &lineage, &[&format!("chmod 600 {}", world.server_key().display())]);
     let mut client = target.start_unseen();
     assert_eq!(client.ends().code(), Some(1));
     assert!(client.said().contains(&format!("chmod 600 {}", target.host_key.display())), "{}", client.said());
+}
+
+/// The hook says what is wrong with the key, and has done its work all the same; who pushes fails by it.
+#[track_caller]
+fn queued_but_not_pushed(world: &World, lineage: &Lineage, words: &[&str]) {
+    let hook = world.hook(lineage).ended(0);
+    for word in
+        [words, &["ERROR:certdeploy-server: ", "is queued, but nothing is delivered until this is mended"]].concat()
+    {
+        assert!(hook.said().contains(word), "{word:?} is not in:\n{}", hook.said());
+    }
+    let status = world.server(&["status"]).ended(3);
+    assert!(status.said().contains(" in the queue"), "{}", status.said());
+    refused(&world.server(&["--push"]).ended(1), words);
+    let mut both = world.hook_command(lineage);
+    both.arg("--push");
+    refused(&run(both).ended(1), words);
+}
+
+/// Each of these once ended the hook before the renewal was on the disk, and certbot does not call it again.
+#[test]
+fn host_keys_and_the_current_directory_are_no_matter_of_the_hook() {
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    let mut lineage = world.lineage("example.com", &["example.com"]);
+    let known = world.path("server/known_hosts");
+    let head = format!("known_hosts: {}\n", known.display());
+    world.write_server_with(&[&target], &world.queue(), &head);
+    let good = std::fs::read_to_string(world.server_config()).unwrap();
+    let pinned = good.lines().find(|line| line.starts_with("    pubkey: ")).unwrap();
+    let _client = target.start();
+    for (pin, hosts, word) in [
+        ("    pubkey_filename: /nowhere", &b""[..], "for `pubkey_filename`. cannot read `/nowhere`"),
+        ("", b"", "missing required key `pubkey`"),
+        (pinned, b"m\xfcller ssh-ed25519 AAAA\n", "for `known_hosts`"),
+        ("    pubkey: nonsense", b"", "not an SSH public key"),
+    ] {
+        std::fs::write(&known, hosts).unwrap();
+        std::fs::write(world.server_config(), good.replacen(pinned, pin, 1)).unwrap();
+        lineage.renew(&world.ca);
+        let _ = world.hook(&lineage).ended(0);
+        refused(&world.server(&["--push"]).ended(1), &[word]);
+        let mut both = world.hook_command(&lineage);
+        both.arg("--push");
+        refused(&run(both).ended(1), &[word]);
+        std::fs::write(&known, "").unwrap();
+        std::fs::write(world.server_config(), &good).unwrap();
+        let _ = world.server(&["--push"]).ended(0);
+        target.receives(&lineage);
+    }
+    // certbot was started in a directory that is gone.
+    for (path, code, word) in
+        [(lineage.live.as_path(), 0, "Queued lineage /"), (Path::new("live/x"), 1, "give its absolute path")]
+    {
+        let gone = world.path("gone");
+        std::fs::create_dir(&gone).unwrap();
+        let hook = world.hook_command(&lineage);
+        let mut command = command("sh");
+        command.args(["-c", "rmdir \"$PWD\" && exec \"$0\""]).arg(hook.get_program()).current_dir(&gone);
+        command.envs(hook.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("RENEWED_LINEAGE", path);
+        let ran = run(command).ended(code);
+        assert!(ran.said().contains(word), "{}", ran.said());
+    }
 }
 
 /// Pushes what lies in `live/` now, and shows that nothing at the target changed.

@@ -88,25 +88,35 @@ impl KnownHosts {
     /// of the host count, as OpenSSH has it. Revoked is revoked in either.
     #[must_use]
     pub fn of(&self, host: &str, port: u16) -> Found {
+        self.marked(host, port, |_| true)
+    }
+
+    /// What it revokes of them, and nothing else: of a host that is pinned elsewhere the other lines are not asked. Each
+    /// hashed line costs an HMAC for each host.
+    #[must_use]
+    pub fn revoked(&self, host: &str, port: u16) -> Found {
+        self.marked(host, port, |mark| mark == Mark::Revoked)
+    }
+
+    fn marked(&self, host: &str, port: u16, wanted: fn(Mark) -> bool) -> Found {
         let host = host.to_ascii_lowercase();
         let exact = format!("[{host}]:{port}");
-        let found = if port == 22 { self.named(&[&host, &exact]) } else { self.named(&[&exact]) };
         if port == 22 {
-            return found;
+            return self.named(&[&host, &exact], wanted);
         }
-        let mut plain = self.named(&[&host]);
+        let found = self.named(&[&exact], wanted);
+        let is_known = !(found.keys.is_empty() && found.authorities.is_empty() && found.unused.is_empty());
+        let mut plain = self.named(&[&host], if is_known { |mark| mark == Mark::Revoked } else { wanted });
         plain.revoked.extend(found.revoked);
         plain.revoked.sort_by_key(|(line, _)| *line);
         plain.revoked.dedup_by_key(|(line, _)| *line);
-        if found.keys.is_empty() && found.authorities.is_empty() && found.unused.is_empty() {
-            return plain;
-        }
-        Found { revoked: plain.revoked, ..found }
+        if is_known { Found { revoked: plain.revoked, ..found } } else { plain }
     }
 
-    fn named(&self, names: &[&str]) -> Found {
+    fn named(&self, names: &[&str], wanted: fn(Mark) -> bool) -> Found {
         let mut found = Found::default();
-        for line in self.lines.iter().filter(|line| line.hosts.include(names)) {
+        let wanted = self.lines.iter().filter(|line| wanted(line.mark));
+        for line in wanted.filter(|line| line.hosts.include(names)) {
             match (&line.key, line.mark) {
                 (Ok(key), Mark::None) => found.keys.push((line.number, key.clone())),
                 (Ok(key), Mark::Revoked) => found.revoked.push((line.number, key.clone())),
@@ -158,6 +168,8 @@ impl Hosts {
     }
 
     fn include(&self, names: &[&str]) -> bool {
+        #[cfg(test)]
+        tests::ASKED.with(|asked| asked.set(asked.get() + 1));
         match self {
             Self::Any => true,
             // ssh hashes one name alone, the one that comes first.
@@ -257,6 +269,34 @@ mod tests {
         assert_eq!(keys(&known.of("web1.example.com", 22)), "A");
         assert_eq!(keys(&known.of("web1.example.com", 2222)), "B");
         assert_eq!(keys(&known.of("web2.example.com", 22)), "");
+    }
+
+    thread_local! {
+        /// How many lines were asked about a host.
+        pub(super) static ASKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// How many lines are asked when the config says `text` of a host, and `known_hosts` has a hundred hashed lines and
+    /// a revoked one.
+    fn asked(text: &str) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let line = format!("|1|JRr338zO9GeBgO9JcJ4mr76/7TE=|IaMmiI1zCkVdWVRMA4SOUZzUhs4= {A}\n");
+        let file = dir.path().join("known_hosts");
+        std::fs::write(&file, line.repeat(100) + &format!("@revoked * {B}\n")).unwrap();
+        let file = file.display();
+        let entry = format!("{{address: web1.example.com, domains: [a.example]{text}}}");
+        let text = format!("privkey_filename: /k\nknown_hosts: {file}\nclient_configs: [{entry}]\n");
+        ASKED.set(0);
+        let parsed = crate::config::parse(std::path::Path::new("server.yml"), &text);
+        assert!(parsed.is_ok(), "{parsed:?}");
+        ASKED.get()
+    }
+
+    #[test]
+    fn a_host_that_is_pinned_elsewhere_asks_only_what_is_revoked() {
+        assert_eq!(asked(&format!(", pubkey: {A}")), 1);
+        assert_eq!(asked(&format!(", pubkey: {A}, port: 2222")), 2, "by both of its names");
+        assert_eq!(asked(""), 101);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum Demand {
     Pinned,
     /// No, nor are pins that cannot be read: `enroll` is about to get one.
     Anything,
+    /// They are not looked at: the hook sends nothing, and a renewal must not be lost or wait for what only a push needs.
+    NotNow,
 }
 
 /// What is known of host keys beside the entries of targets.
@@ -41,7 +43,7 @@ impl PinBook {
     pub fn open(written: &Located<Option<PathBuf>>, demand: Demand, problems: &mut Problems) -> Self {
         let path = written.value.clone();
         let mut book = Self { demand, path, known: KnownHosts::default(), file: 0, authorities: BTreeSet::new() };
-        let Some(path) = &book.path else { return book };
+        let Some(path) = book.path.as_ref().filter(|_| demand != Demand::NotNow) else { return book };
         match bounded::text(path, KNOWN_HOSTS) {
             Ok(text) => {
                 let (known, strange) = KnownHosts::parse(&text, Form::Hosts);
@@ -72,6 +74,9 @@ impl PinBook {
         host: Option<&str>,
         problems: &mut Problems,
     ) -> Vec<PublicKey> {
+        if self.demand == Demand::NotNow {
+            return Vec::new();
+        }
         let mut complaints = Vec::new();
         let Some(host) = host else {
             written(entry, &mut complaints);
@@ -79,7 +84,8 @@ impl PinBook {
             return Vec::new();
         };
         let port = entry.port.value;
-        let found = self.known.of(host, port);
+        let is_pinned = !entry.pubkey.value.is_empty() || entry.pubkey_filename.value.is_some();
+        let found = if is_pinned { self.known.revoked(host, port) } else { self.known.of(host, port) };
         let pinned = if !entry.pubkey.value.is_empty() {
             written(entry, &mut complaints)
         } else if let Some(path) = &entry.pubkey_filename.value {
