@@ -116,6 +116,13 @@ fn an_encrypted_key_opens_with_a_passphrase_of_a_file_or_of_systemd() {
     // systemd shows the mask of its ACL as the group's right.
     made("chmod", &["440", &right]);
     hall.configure(&format!("{key}privkey_passphrase_credential: right"), &hall.pinned());
+    // Nor is a person's shell; there `check` says so and finds nothing wrong.
+    let check = hall.world.server(&["check"]).ended(0);
+    assert!(check.said().contains("note: the passphrase is the credential \"right\""), "{}", check.said());
+    made("chmod", &["644", &path.display().to_string()]);
+    let check = hall.world.server(&["check"]).ended(1);
+    assert!(check.said().contains("chmod 600"), "{}", check.said());
+    made("chmod", &["600", &path.display().to_string()]);
     // certbot's timer is not given the credential: the hook does without.
     let _ = hall.world.hook(&hall.lineage).ended(0);
     let mut push = hall.push_command();

@@ -21,6 +21,16 @@ pub(super) fn config(file: &Path, findings: &mut Findings) {
 }
 
 pub(super) fn key(settings: &Settings, findings: &mut Findings) {
+    if let Some(name) = settings.key.missing_credential() {
+        match settings.key.look_without_passphrase() {
+            Err(error) => findings.errors.extend(error.lines()),
+            Ok(()) => findings.note(format!(
+                "the passphrase is the credential \"{name}\", which only the service is given: whether it opens the key is \
+                 not tried here"
+            )),
+        }
+        return;
+    }
     match settings.key.load() {
         Err(error) => findings.errors.extend(error.lines()),
         Ok(identity) => {

@@ -117,16 +117,36 @@ impl KeySetting {
     /// # Errors
     /// The key's file is missing, can be read by others, or holds nothing usable; with the place of the setting.
     pub fn look(&self) -> Result<(), ConfigError> {
+        self.public().map(drop)
+    }
+
+    /// Looks at the key and its certificate without the passphrase, as far as that goes.
+    ///
+    /// # Errors
+    /// A file is missing, can be read by others, or holds nothing usable; with the place of the setting.
+    pub fn look_without_passphrase(&self) -> Result<(), ConfigError> {
+        self.public()?.map_or(Ok(()), |public| self.check_certificate(&public))
+    }
+
+    /// The credential that holds the passphrase, if we are not the service that is given it.
+    #[must_use]
+    pub fn missing_credential(&self) -> Option<&str> {
+        let Some(Located { value: Place::Credential(name), .. }) = &self.passphrase else { return None };
+        (self.agent.is_none() && credentials().is_none()).then_some(name)
+    }
+
+    /// The public half; none if the file shows it only to who has the passphrase.
+    fn public(&self) -> Result<Option<PublicKey>, ConfigError> {
         let path = &self.path.value;
         let looked = if self.agent.is_none() && self.passphrase.is_none() {
-            key::load_private(path).map(|_| ())
+            key::load_private(path).map(|key| key.public_key().clone())
         } else {
-            key::load_public(path).map(|_| ())
+            key::load_public(path)
         };
         match looked {
             // Some forms hide the public half too.
-            Err(KeyError::Encrypted(_)) if self.passphrase.is_some() && self.agent.is_none() => Ok(()),
-            looked => looked.map_err(|error| self.refuse_key(&error)),
+            Err(KeyError::Encrypted(_)) if self.passphrase.is_some() && self.agent.is_none() => Ok(None),
+            looked => looked.map(Some).map_err(|error| self.refuse_key(&error)),
         }
     }
 
@@ -138,10 +158,9 @@ impl KeySetting {
                 ("privkey_passphrase_filename", path.display().to_string(), read)
             }
             Place::Credential(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
-                let read = match directory {
+                let read = match credentials() {
                     Some(directory) => {
-                        Passphrase::load_guarded(&Path::new(&directory).join(name)).map_err(|error| error.to_string())
+                        Passphrase::load_guarded(&directory.join(name)).map_err(|error| error.to_string())
                     }
                     None => Err("systemd gave us no credentials ($CREDENTIALS_DIRECTORY is not set); \
                                  add `LoadCredential=` to the service"
@@ -189,4 +208,9 @@ impl KeySetting {
         }
         Ok(())
     }
+}
+
+/// Where systemd put the service's credentials.
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
