@@ -48,7 +48,10 @@ settings! {
         login_grace_time: Seconds = yaml "15", old [], "How long a peer may take to authenticate, in seconds.";
         idle_timeout: Seconds = yaml "120", old [], "How long an authenticated peer may be silent, in seconds.";
         session_timeout: Seconds = yaml "600", old [], "How long a connection may last at most, in seconds.";
-        max_connections: Positive = yaml "256", old [], "How many connections may be open at once.";
+        max_connections: Positive = yaml "256", old [], "How many authenticated connections may be open at once.";
+        max_startups: Positive = yaml "64", old [], "How many peers that have not authenticated may be connected at once. One more takes the place of the one that has been there longest.";
+        max_startups_per_address: Positive = yaml "8", old [], "How many of them may come from one address (IPv6: from one /64).";
+        pusher_addresses: List<Text> = yaml "[]", old [], "IP addresses of the pusher: these two limits are not for them. Not given: the address that authenticated last.";
         max_handles: Positive = yaml "32", old [], "How many files one connection may have open at once.";
         max_lineages: Positive = yaml "1024", old [], "How many lineages one connection may upload.";
         max_packet: Bytes = yaml "262144", old [], "The largest SFTP packet taken, in bytes.";

@@ -74,6 +74,12 @@ pub struct Limits {
     pub session_timeout: Duration,
     /// Connections at once.
     pub max_connections: u32,
+    /// Connections at once that have not authenticated.
+    pub max_startups: u32,
+    /// Those from one address.
+    pub max_startups_per_address: u32,
+    /// Whence the pusher comes.
+    pub pusher_addresses: Vec<IpAddr>,
     /// Open files of one connection.
     pub max_handles: u32,
     /// Lineages of one connection.
@@ -160,6 +166,7 @@ fn sftpd(place: Place, file: SftpdFile, problems: &mut Problems) -> Option<Sftpd
         key::load_private(path).map_err(|error| problems.error(complain(error))).ok()
     });
     let pusher = pusher(place, &file, problems);
+    let pusher_addresses = addresses(&file.pusher_addresses, problems);
     let listen = listen(&file.listen_address, file.listen_port.value, problems);
     Some(Sftpd {
         listen: listen?,
@@ -172,6 +179,9 @@ fn sftpd(place: Place, file: SftpdFile, problems: &mut Problems) -> Option<Sftpd
             idle_timeout: file.idle_timeout.value,
             session_timeout: file.session_timeout.value,
             max_connections: file.max_connections.value,
+            max_startups: file.max_startups.value,
+            max_startups_per_address: file.max_startups_per_address.value,
+            pusher_addresses: pusher_addresses?,
             max_handles: file.max_handles.value,
             max_lineages: file.max_lineages.value,
             max_packet: u32::try_from(file.max_packet.value).unwrap_or(u32::MAX),
@@ -208,6 +218,19 @@ fn pusher(place: Place, file: &SftpdFile, problems: &mut Problems) -> Option<Pub
     };
     let complain = |error| Complaint::new(at, format!("Invalid sftpd option: `{name}`: {error}"));
     key::parse_public(&text).map_err(|error| problems.error(complain(error))).ok()
+}
+
+fn addresses(given: &Located<Vec<Located<String>>>, problems: &mut Problems) -> Option<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    for text in &given.value {
+        match text.value.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => addresses.push(ip),
+            Err(_) => {
+                problems.error(Complaint::value(text.place, &text.value, "pusher_addresses", "hold IP addresses only"));
+            }
+        }
+    }
+    (addresses.len() == given.value.len()).then_some(addresses)
 }
 
 fn listen(address: &Located<Option<String>>, port: u16, problems: &mut Problems) -> Option<Vec<SocketAddr>> {

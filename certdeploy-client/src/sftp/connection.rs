@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuttable;
+use super::gate::Place;
 use super::shared::Shared;
 use super::{auth, pump, show};
 use crate::link::Setup;
@@ -44,11 +45,19 @@ pub async fn run(
     shared: Arc<Shared>,
     config: Arc<Config>,
     cut: CancellationToken,
+    place: Place,
 ) {
     let known = CancellationToken::new();
     let limits = shared.limits.clone();
-    let handler =
-        Peer { shared, address: show(peer), known: known.clone(), cut: cut.clone(), channel: None, opened: false };
+    let handler = Peer {
+        shared,
+        address: show(peer),
+        place,
+        known: known.clone(),
+        cut: cut.clone(),
+        channel: None,
+        opened: false,
+    };
     let stream = Cuttable::new(stream, cut.clone());
     let serving = async {
         match russh::server::run_stream(config, stream, handler).await {
@@ -85,6 +94,7 @@ pub async fn run(
 struct Peer {
     shared: Arc<Shared>,
     address: String,
+    place: Place,
     known: CancellationToken,
     cut: CancellationToken,
     channel: Option<Channel<Msg>>,
@@ -117,6 +127,7 @@ impl Handler for Peer {
     }
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), Self::Error> {
+        self.place.authenticated();
         self.known.cancel();
         Ok(())
     }

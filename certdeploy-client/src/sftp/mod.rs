@@ -4,6 +4,7 @@
 pub mod auth;
 pub mod connection;
 pub mod cut;
+pub mod gate;
 pub mod guard;
 pub mod pump;
 pub mod shared;
@@ -17,15 +18,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::link::{self, Setup, ToReceiver, handover};
+use gate::{Gate, Place};
 use shared::Shared;
 
 /// How long the accept loop rests when the system has no descriptors left.
 const BREATHER: Duration = Duration::from_millis(100);
+
+/// How often it is said that peers are turned away.
+const SAY: Duration = Duration::from_secs(1);
 
 /// Everything after the line has spoken its first words: serves until told to drain or until the applier is gone.
 ///
@@ -48,9 +53,10 @@ pub async fn serve(line: UnixStream, start_log: fn(&Setup)) -> io::Result<()> {
     let cutting = CancellationToken::new();
     let listeners = handed.listeners.into_iter().map(nonblocking).collect::<io::Result<Vec<_>>>()?;
     let mut accepting = JoinSet::new();
+    let gate = Arc::new(Gate::new(&setup.limits));
     for listener in listeners {
-        let (shared, config) = (Arc::clone(&shared), Arc::clone(&config));
-        accepting.spawn(accept(listener, shared, config, draining.clone(), cutting.clone()));
+        let door = Door { gate: Arc::clone(&gate), shared: Arc::clone(&shared), config: Arc::clone(&config) };
+        accepting.spawn(accept(listener, door, draining.clone(), cutting.clone()));
     }
     loop {
         tokio::select! {
@@ -83,16 +89,17 @@ fn nonblocking(listener: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Accepts until drained, then waits for the connections that are open.
-async fn accept(
-    listener: TcpListener,
+/// What every new connection needs.
+struct Door {
+    gate: Arc<Gate>,
     shared: Arc<Shared>,
     config: Arc<russh::server::Config>,
-    draining: CancellationToken,
-    cutting: CancellationToken,
-) {
-    let slots = Arc::new(Semaphore::new(usize::try_from(shared.limits.max_connections).unwrap_or(usize::MAX >> 4)));
+}
+
+/// Accepts until drained, then waits for the connections that are open.
+async fn accept(listener: TcpListener, door: Door, draining: CancellationToken, cutting: CancellationToken) {
     let mut connections = JoinSet::new();
+    let mut said = tokio::time::Instant::now();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -101,20 +108,18 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                    tracing::warn!(
-                        "Refused connection from {}: all {} are taken",
-                        show(peer),
-                        shared.limits.max_connections
-                    );
-                    continue;
-                };
-                let (shared, config) = (Arc::clone(&shared), Arc::clone(&config));
                 let cut = cutting.child_token();
-                connections.spawn(async move {
-                    greet(stream, peer, shared, config, cut).await;
-                    drop(slot);
-                });
+                if let Ok(place) = door.gate.enter(peer.ip(), cut.clone()) {
+                    let (shared, config) = (Arc::clone(&door.shared), Arc::clone(&door.config));
+                    connections.spawn(greet(stream, peer, shared, config, cut, place));
+                }
+                // A flood must not flood the log.
+                if said.elapsed() >= SAY
+                    && let away @ 1.. = door.gate.turned_away()
+                {
+                    said = tokio::time::Instant::now();
+                    tracing::warn!("Too many connections: turned away {away}, {} the last one", show(peer));
+                }
             }
             Err(error) => {
                 // ECONNABORTED is the peer's business; EMFILE and the like pass when others leave.
@@ -132,12 +137,13 @@ async fn greet(
     shared: Arc<Shared>,
     config: Arc<russh::server::Config>,
     cut: CancellationToken,
+    place: Place,
 ) {
     tracing::info!("Got connection from ('{}', {})", peer.ip(), peer.port());
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("No TCP_NODELAY for {}: {error}", show(peer));
     }
-    connection::run(stream, peer, shared, config, cut).await;
+    connection::run(stream, peer, shared, config, cut, place).await;
 }
 
 /// An address as log lines show it.
