@@ -42,7 +42,7 @@ impl Fleet {
         let world = World::new();
         let mut target = world.target("fleet", &["example.com"]);
         target.updates = false;
-        target.extra = format!("  max_connections: {connections}\n");
+        target.extra = format!("  max_connections: {connections}\n  pusher_addresses: [127.0.0.1]\n");
         target.write_config();
         // All of 127.0.0.0/8 is this host.
         let text = std::fs::read_to_string(&target.config).expect("client.yml");
