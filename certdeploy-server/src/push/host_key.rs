@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certdeploy_common::ssh::key;
-use russh::client;
+use russh::client::ChannelOpenHandle;
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
+use russh::{Channel, ChannelId, client};
 use tokio::net::TcpStream;
 
 use super::connect::Cut;
@@ -35,6 +36,13 @@ pub(super) enum Ended {
     Seen(Box<PublicKey>),
     /// Something else.
     Broken(russh::Error),
+}
+
+impl Ended {
+    /// It opened a channel towards us.
+    const fn opens() -> Self {
+        Self::Broken(russh::Error::Inconsistent)
+    }
 }
 
 impl From<russh::Error> for Ended {
@@ -96,6 +104,98 @@ impl client::Handler for Pin {
             PublicKeyOrCertificate::Certificate(_) => "a host certificate, which is not used".to_owned(),
         };
         Err(Ended::Refused(self.refuse(got)))
+    }
+
+    // Nothing legitimate opens a channel towards us. The library would accept each one and keep it: a peer that is let
+    // in could fill our memory. A refusal would be kept too, while keys are exchanged: so it ends the connection.
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
+    }
+
+    /// Taken, to be ended as the others.
+    async fn should_accept_unknown_server_channel(&mut self, _: ChannelId, _: &str) -> bool {
+        true
+    }
+
+    async fn server_channel_open_unknown(
+        &mut self,
+        _: Channel<client::Msg>,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Ended> {
+        Err(Ended::opens())
     }
 }
 
@@ -164,5 +264,51 @@ mod tests {
             said.contains("server '[h]:2222' does not match: got 'only ssh-rsa, ssh-dss', expected 'SHA256:"),
             "{said}"
         );
+    }
+
+    /// Lets everybody in, and then opens a channel towards them.
+    struct Opener(u8);
+
+    impl russh::server::Handler for Opener {
+        type Error = russh::Error;
+
+        async fn auth_none(&mut self, _: &str) -> Result<russh::server::Auth, russh::Error> {
+            Ok(russh::server::Auth::Accept)
+        }
+
+        async fn auth_succeeded(&mut self, session: &mut russh::server::Session) -> Result<(), russh::Error> {
+            let (handle, kind) = (session.handle(), self.0);
+            tokio::spawn(async move {
+                let _opened = match kind {
+                    0 => handle.channel_open_session().await,
+                    1 => handle.channel_open_direct_tcpip("h", 1_u32, "h", 1_u32).await,
+                    2 => handle.channel_open_direct_streamlocal("/s").await,
+                    3 => handle.channel_open_forwarded_tcpip("h", 1_u32, "h", 1_u32).await,
+                    4 => handle.channel_open_forwarded_streamlocal("/s").await,
+                    5 => handle.channel_open_x11("h", 1_u32).await,
+                    _ => handle.channel_open_agent().await,
+                };
+                std::future::pending::<()>().await;
+            });
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_opens_a_channel_towards_us_is_hung_up_on() {
+        let host = russh::keys::PrivateKey::from(russh::keys::ssh_key::private::Ed25519Keypair::from_seed(&[7; 32]));
+        let pin = Pin::new("h", 22, &[host.public_key().clone()]);
+        let server = Arc::new(russh::server::Config { keys: vec![host], ..russh::server::Config::default() });
+        for kind in 0..7 {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            let peer = tokio::spawn(russh::server::run_stream(Arc::clone(&server), theirs, Opener(kind)));
+            let config = Arc::new(client::Config::default());
+            let mut handle = client::connect_stream(config, ours, pin.clone()).await.unwrap();
+            assert!(handle.authenticate_none("u").await.unwrap().success());
+            let ended = tokio::time::timeout(Duration::from_secs(10), handle).await;
+            let ended = ended.unwrap_or_else(|_| panic!("channel {kind} was let open"));
+            assert!(matches!(ended, Err(Ended::Broken(russh::Error::Inconsistent))), "{kind}: {ended:?}");
+            peer.abort();
+        }
     }
 }
