@@ -96,13 +96,19 @@ pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<
     }
     let held = known.holdings.iter().find(|holding| holding.lineage == readable.lineage);
     let settled = held.is_some_and(|holding| holding.digest == digest);
-    match existing.filter(|delivery| delivery.digest.as_ref() == Some(&digest) || delivery.force) {
+    let fresh = |delivery: &Delivery| delivery.state != State::Refused;
+    let same = |delivery: &Delivery| delivery.digest.as_ref() == Some(&digest);
+    match existing {
         // Forced: somebody asked for exactly this, acknowledged or not.
-        Some(delivery) if delivery.force && delivery.state != State::Refused => hasten(delivery, cause),
+        Some(delivery) if delivery.force && fresh(delivery) => hasten(delivery, cause),
+        // Held and owed all the same: somebody asked for it by hand.
+        Some(delivery) if same(delivery) && fresh(delivery) => hasten(delivery, cause),
+        // Owed since it could not be read: by hand perhaps, and only an attempt can tell.
+        Some(delivery) if settled && delivery.digest.is_none() && fresh(delivery) => hasten(delivery, cause),
         _ if settled => existing.map(|delivery| Change::Drop { id: delivery.id }),
-        Some(delivery) if delivery.state == State::Refused => None,
-        Some(delivery) => hasten(delivery, cause),
-        None => owe(false),
+        // What was refused, forced or not, is no longer in the way once the files are others.
+        Some(delivery) if same(delivery) => None,
+        _ => owe(false),
     }
 }
 

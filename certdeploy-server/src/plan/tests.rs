@@ -98,7 +98,7 @@ fn what_is_owed_follows_from_what_is_held_and_why_it_is_asked() {
     use State::{Failed, Owed, Refused};
     type Case<'a> = (Option<&'a str>, Option<(&'a str, State)>, &'a str, &'a str);
     // held, owed -> by the hook, by reconcile
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 11] = [
         (None, None, "owe", "owe"),
         (Some("new"), None, "nothing", "nothing"),
         (Some("old"), None, "owe", "owe"),
@@ -108,6 +108,9 @@ fn what_is_owed_follows_from_what_is_held_and_why_it_is_asked() {
         (Some("old"), Some(("new", Refused)), "nothing", "nothing"),
         (Some("older"), Some(("old", Refused)), "owe", "owe"),
         (Some("new"), Some(("old", Owed)), "drop", "drop"),
+        // Only somebody who asked for it by hand can have made it owed.
+        (Some("new"), Some(("new", Owed)), "hasten", "nothing"),
+        (Some("new"), Some(("new", Refused)), "drop", "drop"),
     ];
     let readable = readable(&["a.example"], "new");
     let target = target(&["A.example"]);
@@ -117,6 +120,41 @@ fn what_is_owed_follows_from_what_is_held_and_why_it_is_asked() {
         let hook = change(&target, &known, &readable, Cause::Hint(&hint));
         let reconcile = change(&target, &known, &readable, Cause::Reconcile);
         assert_eq!((word(hook.as_ref()), word(reconcile.as_ref())), (by_hook, by_reconcile), "{held:?} {owed:?}");
+    }
+}
+
+#[test]
+fn what_was_forced_stays_owed_and_once_refused_is_not_in_the_way_of_what_comes() {
+    use State::{Failed, Owed, Refused};
+    // held, the forced one, how it stands -> by the hook, by reconcile
+    let cases = [
+        (None, "new", Owed, "hasten", "nothing"),
+        (Some("new"), "new", Owed, "hasten", "nothing"),
+        (Some("new"), "old", Failed, "hasten", "nothing"),
+        (None, "new", Refused, "nothing", "nothing"),
+        (Some("older"), "old", Refused, "owe", "owe"),
+        (None, "old", Refused, "owe", "owe"),
+        (Some("new"), "old", Refused, "drop", "drop"),
+    ];
+    let (target, readable) = (target(&["a.example"]), readable(&["a.example"], "new"));
+    let hint = renewal(&["a.example"], false, false);
+    for (held, owed, state, by_hook, by_reconcile) in cases {
+        let mut known = known(held, Some((owed, state)));
+        known.deliveries[0].force = true;
+        let hook = change(&target, &known, &readable, Cause::Hint(&hint));
+        let reconcile = change(&target, &known, &readable, Cause::Reconcile);
+        let words = (word(hook.as_ref()), word(reconcile.as_ref()));
+        assert_eq!(words, (by_hook, by_reconcile), "{held:?} {owed:?} {state:?}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_by_hand_while_it_could_not_be_read_is_still_tried() {
+    let (target, readable) = (target(&["a.example"]), readable(&["a.example"], "new"));
+    for (state, want) in [(State::Owed, "nothing"), (State::Failed, "nothing"), (State::Refused, "drop")] {
+        let mut known = known(Some("new"), Some(("new", state)));
+        known.deliveries[0].digest = None;
+        assert_eq!(word(change(&target, &known, &readable, Cause::Reconcile).as_ref()), want, "{state:?}");
     }
 }
 
