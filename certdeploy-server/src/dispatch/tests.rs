@@ -126,7 +126,7 @@ impl Scripted {
         };
         match act {
             Act::Place | Act::Slow(_) => Answer::Placed,
-            Act::Deploy(after) => receipt(Verdict::Deployed, Update::Pending { due: paused().seconds() + after }),
+            Act::Deploy(after) => receipt(Verdict::Deployed, Update::Pending { due: paused().seconds().saturating_add(*after) }),
             Act::Update => receipt(Verdict::Deployed, Update::Done),
             Act::Refuse => receipt(Verdict::Refused { reason: "no".into() }, Update::Done),
             Act::Fail(..) => unreachable!("not connected"),

@@ -192,15 +192,17 @@ fn held_as(mut holding: Holding, held: Held, now: Millis) -> Holding {
     holding
 }
 
-/// When to ask about pending updates: just after they fell due, and then ever more rarely while they run.
+/// When to ask about pending updates: just after they fell due, and then ever more rarely while they run. It is the
+/// target's word, so it is believed for a day at most.
 pub(super) fn ask_at(update: &Update, now: Millis) -> Option<Millis> {
     const SOON: Duration = Duration::from_secs(1);
     const RARELY: Duration = Duration::from_secs(300);
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
     match update {
         Update::Pending { due } => {
             let due = Millis::of_seconds(*due).after(SOON);
             let overdue = due.until(now) / 2;
-            Some(due.max(now.after(overdue.clamp(SOON, RARELY))))
+            Some(due.max(now.after(overdue.clamp(SOON, RARELY))).min(now.after(LONGEST)))
         }
         Update::Done | Update::Failed { .. } => None,
     }

@@ -105,15 +105,19 @@ impl Queue {
         self.run(|connection| connection.execute(SQL, [now.0]).map(drop))
     }
 
-    /// Moves everything that is to happen later by so many milliseconds: the clock was set.
+    /// Moves everything that is to happen later by so many milliseconds: the clock was set. No sum can leave what a
+    /// whole number holds: SQLite would write it as another kind of number, and the row could not be read again.
     ///
     /// # Errors
     /// The database.
     pub fn shift(&mut self, by: i64, before: Millis) -> Outcome<()> {
+        const FAR: i64 = i64::MAX / 4;
+        const DELIVERIES: &str = "UPDATE delivery SET next_at = min(next_at, ?3) + ?1 WHERE next_at > ?2";
+        const HOLDINGS: &str = "UPDATE holding SET ask_at = min(ask_at, ?3) + ?1 WHERE ask_at > ?2";
         self.run(|connection| {
-            let pending = params![by, before.0];
-            connection.execute("UPDATE delivery SET next_at = next_at + ?1 WHERE next_at > ?2", pending)?;
-            connection.execute("UPDATE holding SET ask_at = ask_at + ?1 WHERE ask_at > ?2", pending).map(drop)
+            let pending = params![by.clamp(-FAR, FAR), before.0, FAR];
+            connection.execute(DELIVERIES, pending)?;
+            connection.execute(HOLDINGS, pending).map(drop)
         })
     }
 

@@ -91,6 +91,27 @@ fn the_end_of_an_older_push_does_not_end_a_newer_duty() {
 }
 
 #[test]
+fn a_clock_that_is_set_damages_no_row_however_far_it_was_to_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut queue = open(dir.path());
+    let target = TargetId::stored("t".into());
+    for by in [5_000, -5_000, i64::MAX, i64::MIN, i64::MAX] {
+        queue.hold(&[Holding { ask_at: Some(Millis(i64::MAX)), ..holding("x") }, holding("y")]).unwrap();
+        queue.apply(&[owed("x", b"1")], Millis(i64::MAX)).unwrap();
+        queue.shift(by, NOW).unwrap();
+        queue.standing([&target]).unwrap();
+        assert_eq!((queue.held_by(&target).unwrap().len(), queue.deliveries().unwrap().len()), (2, 1), "{by}");
+    }
+    drop(queue);
+    assert_eq!(open(dir.path()).holdings().unwrap().len(), 2);
+    assert_eq!(dir.path().read_dir().unwrap().filter(|file| is_aside(file.as_ref().unwrap())).count(), 0);
+}
+
+fn is_aside(file: &std::fs::DirEntry) -> bool {
+    file.file_name().to_string_lossy().contains("damaged")
+}
+
+#[test]
 fn a_damaged_queue_is_set_aside_and_a_newer_one_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     for damage in [b"not a database at all, and longer than a header, so that SQLite has to look".as_slice(), b"SQLite"]

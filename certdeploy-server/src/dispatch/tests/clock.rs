@@ -59,3 +59,21 @@ async fn what_was_written_under_another_clock_is_not_waited_for() {
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(stage.queue().deliveries().unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn updates_that_a_target_says_are_due_never_do_no_harm_when_the_clock_is_set() {
+    for due in [i64::MAX, i64::MAX / 2000, i64::MIN] {
+        let stage = Stage::new(2, 1, "reconcile_interval: 100000\n");
+        stage.act("t0", &[Act::Deploy(due)]);
+        let set = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            SET.set(DAY);
+        };
+        let ((_, seen), ()) = tokio::join!(stage.run(Mode::Daemon, 90_000), set);
+        assert!(visits(&seen).contains(&(0, "t0")) && seen.len() >= 3, "asked after a day: {seen:?}");
+        assert_eq!(stage.queue().holdings().unwrap().len(), 2, "{due}");
+        let set_aside = std::fs::read_dir(&stage.settings.queue_dir).unwrap();
+        let damaged = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().contains("damaged");
+        assert!(!set_aside.map(Result::unwrap).any(|file| damaged(&file)), "{due}");
+    }
+}
