@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The running program, whatever has become of its path.
@@ -16,6 +17,8 @@ pub struct Account {
     pub uid: u32,
     /// Its group id.
     pub gid: u32,
+    /// Its home directory.
+    pub home: PathBuf,
 }
 
 impl Account {
@@ -25,9 +28,19 @@ impl Account {
         let of = |name: &str| nix::unistd::User::from_name(name).ok().flatten();
         let found = of(name).filter(|user| !user.uid.is_root()).or_else(|| of("nobody"));
         found.map_or_else(
-            || Self { name: "nobody".to_owned(), uid: 65534, gid: 65534 },
-            |user| Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() },
+            || Self { name: "nobody".to_owned(), uid: 65534, gid: 65534, home: "/nonexistent".into() },
+            Self::of,
         )
+    }
+
+    /// The account called `name`, root included; `None` when there is none.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        nix::unistd::User::from_name(name).ok().flatten().map(Self::of)
+    }
+
+    fn of(user: nix::unistd::User) -> Self {
+        Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir }
     }
 
     /// Makes `command` run as this account, without any other group.

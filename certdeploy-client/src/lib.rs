@@ -43,7 +43,8 @@ const LOGGER: &str = "certdeploy-client";
 /// Runs the program.
 pub fn run() -> Exit {
     // Whatever is made is made private first; wider modes are given on purpose.
-    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let theirs = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    update::command::inherit_umask(theirs);
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     match cli::parse(std::env::args_os(), &environment.collect()) {
         Ok(Command::Daemon(options)) => with_settings(&options, |settings| block_on(daemon::run(settings))),

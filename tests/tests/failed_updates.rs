@@ -26,7 +26,11 @@ fn scripts(pass: &Pass) -> String {
 }
 
 fn runs(pass: &Pass) -> Vec<String> {
-    std::fs::read_to_string(pass.path("runs")).unwrap_or_default().lines().map(str::to_owned).collect()
+    runs_of(&pass.path("runs"))
+}
+
+fn runs_of(file: &Path) -> Vec<String> {
+    std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 fn world() -> (World, Lineage) {
@@ -70,6 +74,37 @@ fn with_fail_fast_what_was_not_run_is_owed_too() {
     std::fs::remove_file(pass.path("broken")).expect("mend");
     let _ = run(pass.command(&updates)).ended(0);
     assert_eq!(runs(&pass), ["bad", "bad", "good"]);
+}
+
+#[test]
+fn a_script_has_the_umask_and_directory_of_whoever_started_us_or_its_own_user() {
+    let (world, lineage) = world();
+    let pass = Pass::over(&world, &lineage, "surroundings");
+    let said = pass.path("said");
+    std::fs::write(&said, "").expect("write");
+    std::fs::set_permissions(&said, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
+    let path = pass.path("script");
+    std::fs::write(&path, format!("#!/bin/sh\necho $(id -un) $(umask) $(pwd) $HOME $WHAT >>{}\n", said.display()))
+        .expect("write");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let entry = |more: &str| format!("update_services:\n  - {{type: script, name: {}{more}}}\n", path.display());
+    let run_with = |more: &str| {
+        let client = pass.command(&entry(more));
+        let mut shell = certdeploy_tests::process::command("/bin/sh");
+        let words: Vec<String> = client.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let program = client.get_program().to_string_lossy().into_owned();
+        shell.arg("-c").arg("umask 027; cd /usr; exec \"$@\"").arg("sh").arg(program).args(words).arg("update");
+        let _ = run(shell).ended(0);
+        runs_of(&said).pop().expect("a line")
+    };
+    let _ = run(pass.command("")).ended(0);
+    let me = String::from_utf8(std::process::Command::new("id").arg("-un").output().expect("id").stdout).expect("text");
+    assert_eq!(run_with(", env: {WHAT: a b}"), format!("{} 0027 /usr /nonexistent a b", me.trim()));
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(run_with(", user: daemon, cwd: /"), "daemon 0027 / /usr/sbin");
+    }
+    let ran = run(pass.command(&entry(", user: no-such-user"))).ended(1);
+    assert!(ran.stdout.contains("Invalid value \"no-such-user\" for `user`"), "{}", ran.said());
 }
 
 #[test]

@@ -69,6 +69,7 @@ settings! {
         args: List<Text> = yaml "[]", old [], "`script`: its arguments.";
         env: Maybe<TextMap> = yaml "null", old [], "`script`: variables it gets as well.";
         cwd: Maybe<PathText> = yaml "null", old [], "`script`: the directory it starts in. Not given: that of the client.";
+        user: Maybe<Text> = yaml "null", old [], "`script`: the user it runs as. Not given: the user the client runs as.";
         filters: Maybe<TextMap> = yaml "null", old [], "`docker_container`, `docker_service`: the engine's filters, like `label: [restart_on_cert_update]`. Everything that matches all of them is updated.";
         signal: Maybe<Text> = yaml "null", old [], "`docker_container`: the signal for `action: signal`, like `HUP`.";
         exec: List<Text> = yaml "[]", old [], "`docker_container`: the command for `action: exec`, run inside the container without a shell.";

@@ -10,6 +10,7 @@ use certdeploy_common::setting::{Complaint, Located, Place, Problems};
 
 use super::file::{ClientFile, UpdateFile};
 use super::kinds::UpdateType;
+use crate::account::Account;
 use crate::update::docker::{Address, Engine, Selection, container, service};
 use crate::update::{Entry, Only, Updater, rc, script, systemd};
 
@@ -73,14 +74,15 @@ fn check(file: &UpdateFile, common: &Common, problems: &mut Problems) -> Option<
         return None;
     };
     let args = args.to_vec();
-    Some(Some(script::Script { path, args, env: Vec::new(), cwd: None, timeout: common.script_timeout }))
+    Some(Some(script::Script { path, args, env: Vec::new(), cwd: None, user: None, timeout: common.script_timeout }))
 }
 
 /// A key that means nothing for this kind of update is said, as one that is misspelt would be.
 fn unused(file: &UpdateFile, problems: &mut Problems) {
     use UpdateType::{DockerContainer, DockerService, Rc, Script, Systemd};
     let kind = file.r#type.value;
-    let given: [(&str, Place, bool, &[UpdateType]); 7] = [
+    let given: [(&str, Place, bool, &[UpdateType]); 8] = [
+        ("user", file.user.place, file.user.value.is_some(), &[Script]),
         ("action", file.action.place, file.action.value.is_some(), &[Systemd, Rc, DockerContainer]),
         ("args", file.args.place, !file.args.value.is_empty(), &[Script]),
         ("env", file.env.place, file.env.value.is_some(), &[Script]),
@@ -179,12 +181,25 @@ fn script(file: &UpdateFile, place: Place, common: &Common, problems: &mut Probl
         problems.error(Complaint::value(file.name.place, &name, "name", EXECUTABLE));
         return None;
     };
+    let user = match file.user.value.as_deref() {
+        None => None,
+        Some(name) => {
+            let account = Account::named(name);
+            if account.is_none() {
+                problems.error(Complaint::value(file.user.place, name, "user", "be the name of a user that exists"));
+                return None;
+            }
+            // Only root can become somebody else; that we are this very user already needs nothing.
+            account.filter(|account| account.uid != rustix::process::geteuid().as_raw())
+        }
+    };
     let env = file.env.value.iter().flatten();
     Some(script::Script {
         path,
         args: file.args.value.iter().map(|arg| arg.value.clone()).collect(),
         env: env.map(|(name, values)| (name.clone(), values.join(" "))).collect(),
         cwd: file.cwd.value.clone(),
+        user,
         timeout: file.timeout.value.unwrap_or(common.script_timeout),
     })
 }

@@ -6,11 +6,15 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+
+use crate::account::Account;
 
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,16 @@ pub struct Surroundings {
     pub environment: Vec<(String, String)>,
     /// Where it starts; `None` where we are.
     pub directory: Option<PathBuf>,
+    /// Whom it runs as; `None` is us.
+    pub user: Option<Account>,
+}
+
+/// The umask that we were started with. Ours is stricter, and not the users' business.
+static UMASK: OnceLock<Mode> = OnceLock::new();
+
+/// Notes what umask commands are to have.
+pub fn inherit_umask(umask: Mode) {
+    let _ = UMASK.set(umask);
 }
 
 /// Runs `program` and waits for it, for ever if `limit` is `None`.
@@ -64,13 +78,20 @@ pub async fn run(
     surroundings: &Surroundings,
     limit: Option<Duration>,
 ) -> Result<(), CommandError> {
-    let mut command = Command::new(program);
+    let mut command = std::process::Command::new(program);
+    if let Some(user) = &surroundings.user {
+        user.apply(&mut command);
+    }
+    let mut command = Command::from(command);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_none_or(is_ours) {
             command.env_remove(name);
         }
+    }
+    if let Some(user) = &surroundings.user {
+        command.envs([("USER", &user.name), ("LOGNAME", &user.name)]).env("HOME", &user.home);
     }
     command.envs(surroundings.environment.iter().map(|(name, value)| (name, value)));
     if let Some(directory) = &surroundings.directory {
@@ -115,7 +136,7 @@ fn is_ours(name: &str) -> bool {
 async fn start(command: &mut Command) -> Result<Child, CommandError> {
     let mut tries = 0;
     loop {
-        match command.spawn() {
+        match spawn(command) {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -123,6 +144,15 @@ async fn start(command: &mut Command) -> Result<Child, CommandError> {
             other => return other.map_err(CommandError::Start),
         }
     }
+}
+
+/// A child takes its umask from the moment of its birth. What others of our threads create meanwhile has its mode said.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let Some(theirs) = UMASK.get() else { return command.spawn() };
+    let ours = rustix::process::umask(*theirs);
+    let spawned = command.spawn();
+    rustix::process::umask(ours);
+    spawned
 }
 
 /// The status, or `None` when it had to be killed.
@@ -181,7 +211,7 @@ mod tests {
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let environment = vec![("CERTDEPLOY_LINEAGES".to_owned(), "a".to_owned())];
-        let surroundings = Surroundings { environment, directory: None };
+        let surroundings = Surroundings { environment, ..Surroundings::default() };
         run(&path, &["one two".to_owned()], &surroundings, Some(limit)).await.map_err(|error| error.to_string())
     }
 

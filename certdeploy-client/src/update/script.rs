@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::account::Account;
+
 use super::command::{self, CommandError, Surroundings};
 use super::{Batch, Due, UpdateError};
 
@@ -17,6 +19,8 @@ pub struct Script {
     pub env: Vec<(String, String)>,
     /// Where it starts; `None` where we are.
     pub cwd: Option<PathBuf>,
+    /// Whom it runs as; `None` is us.
+    pub user: Option<Account>,
     /// How long it may run; `None` for ever.
     pub timeout: Option<Duration>,
 }
@@ -38,8 +42,11 @@ pub async fn run(script: &Script, batch: &Batch) -> Result<(), UpdateError> {
 /// It cannot be started, fails, or takes too long.
 pub async fn check(script: &Script, batch: &Batch) -> Result<(), CommandError> {
     let ours = environment(batch).into_iter().map(|(name, value)| (name.to_owned(), value));
-    let surroundings =
-        Surroundings { environment: script.env.iter().cloned().chain(ours).collect(), directory: script.cwd.clone() };
+    let surroundings = Surroundings {
+        environment: script.env.iter().cloned().chain(ours).collect(),
+        directory: script.cwd.clone(),
+        user: script.user.clone(),
+    };
     command::run(&script.path, &script.args, &surroundings, script.timeout).await
 }
 
