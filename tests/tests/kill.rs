@@ -7,6 +7,7 @@ use std::time::Duration;
 use certdeploy_tests::chance::Chance;
 use certdeploy_tests::process::Daemon;
 use certdeploy_tests::readers::Readers;
+use certdeploy_tests::wait::PATIENCE;
 use certdeploy_tests::{Lineage, Target, World};
 
 fn kills() -> u32 {
@@ -167,6 +168,15 @@ fn a_killed_receiver_does_not_leave_a_deaf_client() {
         if !certdeploy_tests::wait::holds_within(Duration::from_secs(2), || scene.target.holds(&scene.lineage)) {
             assert!(!client.runs() || !scene.target.port_is_closed(), "the client lives on and does not listen");
         }
+        // The end takes a moment after the last file; until then it is neither.
+        let is_client = |id: &u32| {
+            std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("certdeploy-cli"))
+        };
+        let is_new = |id: &u32| *id != receiver && is_client(id);
+        certdeploy_tests::until("the client ends, or has another receiver", PATIENCE, || {
+            let again = certdeploy_tests::process::children(client.id()).iter().any(is_new);
+            (again || !client.runs()).then_some(())
+        });
         if !client.runs() {
             client = scene.target.start();
         }
