@@ -43,7 +43,8 @@ pub(crate) fn begin(options: &LogOptions, settings: &Settings, need: Need) -> Re
         Err(error) if need == Need::FilesIfPossible => {
             let without = Setup { file: None, library_file: None, ..setup };
             logging::begin(&without)?;
-            tracing::warn!("The log goes to stdout alone: {error}");
+            // An error, so that it is seen at the default level: nobody reads this until something else went wrong.
+            tracing::error!("The log goes to stdout alone: {error}");
             Ok(())
         }
         Err(error) => Err(refuse(options, &settings.log, &error)),

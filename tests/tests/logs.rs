@@ -178,7 +178,7 @@ fn a_log_file_that_cannot_be_written_stops_a_daemon_but_no_hook() {
     }
     let hook = world.hook(&lineage).ended(0);
     assert!(
-        hook.said().contains("WARNING:certdeploy-server: The log goes to stdout alone: `/nowhere/log`"),
+        hook.said().contains("ERROR:certdeploy-server: The log goes to stdout alone: `/nowhere/log`"),
         "{}",
         hook.said()
     );

@@ -99,7 +99,7 @@ macro_rules! scalar_kinds {
 
 scalar_kinds! {
     /// A whole number from 1.
-    Positive -> u32, "whole number from 1", "be an integer greater than or equal to 1",
+    Positive -> u32, "whole number from 1", "be an integer greater than or equal to 1, and not absurdly large",
         ["1", "12", "'3'", "0x1F"], ["0", "-1", "x"], |text| whole(text).filter(|n| *n >= 1);
     /// A number of bytes.
     Bytes -> u64, "bytes", "be a number of bytes greater than 0",
@@ -165,7 +165,7 @@ impl Value for Count {
     type Out = u32;
     const KIND: Kind = Kind {
         name: "whole number",
-        expected: "be an integer greater than or equal to 0",
+        expected: "be an integer greater than or equal to 0, and not absurdly large",
         valid: &["0", "12", "'3'", "1_000", "30.0"],
         invalid: &["-1", "1.5", "many"],
         inside: None,

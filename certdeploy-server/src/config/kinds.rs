@@ -100,9 +100,10 @@ certdeploy_common::scalar_kinds! {
             Some(_) => None,
             None => Unit::parse(text).map(Every::Unit),
         };
-    /// A length of time that is never none.
-    Interval -> Duration, "seconds", "be a number of seconds greater than 0",
-        ["1", "0.5", "'30'"], ["0", "-1", "soon"], |text| duration::seconds(text).filter(|time| !time.is_zero());
+    /// A length of time that is never none, nor so short that it would keep us busy.
+    Interval -> Duration, "seconds from 1", "be a number of seconds greater than or equal to 1",
+        ["1", "1.5", "'30'"], ["0", "0.001", "-1", "soon"],
+        |text| duration::seconds(text).filter(|time| *time >= Duration::from_secs(1));
     /// A limit on a wait.
     Limit -> Duration, "seconds", "be a number of seconds greater than 0, or null to wait for ever",
         ["1", "0.5", "'30'"], ["0", "-1", "soon"], |text| duration::seconds(text).filter(|limit| !limit.is_zero());
