@@ -87,7 +87,7 @@ impl<T: Transport> Dispatcher<T> {
         for lost in std::mem::take(&mut recorded.gone) {
             self.look.lost(self.settings.live_directory.join(lost.lineage.as_str()), index);
         }
-        self.agenda.went(index, !recorded.failed);
+        self.agenda.went(index, !recorded.failed && !recorded.silent);
         Ok(Some((Past { index, failed: recorded.failed, passing: recorded.passing, _lock: lock }, recorded)))
     }
 

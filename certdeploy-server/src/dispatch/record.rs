@@ -13,8 +13,9 @@ use crate::plan::{self, Pace};
 use crate::push;
 use crate::queue::{Change, Delivery, Holding, Setback, State, Write};
 
-/// How soon a target that could not be asked is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// How soon a target that could not be asked about pending updates is asked again: at first, and when they are long
+/// overdue.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 
 /// What the words of the log, and what follows, depend on.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,8 @@ pub(super) struct Recorded {
     pub(super) failed: bool,
     /// Something failed that another attempt may mend.
     pub(super) passing: bool,
+    /// It could not be asked what it holds.
+    pub(super) silent: bool,
     /// Updates are known to have failed.
     pub(super) updates_failed: bool,
     /// What the target does not hold any more though it had acknowledged it.
@@ -144,9 +147,18 @@ fn take(
         Ok(None) => known.iter_mut().for_each(|held| (held.ask_at, held.generation) = (None, None)),
         Err(error) => {
             tracing::warn!("{} cannot be asked what it holds: {error}", target.id);
-            known.retain(|held| held.generation.is_some());
-            known.iter_mut().for_each(|held| held.ask_at = Some(now.after(ASK_AGAIN)));
+            recorded.silent = true;
+            // The others are asked at the next comparison.
+            known.retain(|held| held.ask_at.is_some());
+            known.iter_mut().for_each(|held| held.ask_at = ask_again(held.update.as_ref(), now));
         }
     }
     recorded.writes.extend(known.into_iter().map(Write::Hold));
+}
+
+/// When to ask again about updates that could not be asked about: ever more rarely.
+fn ask_again(update: Option<&Update>, now: Millis) -> Option<Millis> {
+    let Some(Update::Pending { due }) = update else { return None };
+    let overdue = Millis::of_seconds(*due).until(now);
+    Some(visit::ask_at(update?, now)?.max(now.after((overdue / 2).clamp(ASK_AGAIN.0, ASK_AGAIN.1))))
 }
