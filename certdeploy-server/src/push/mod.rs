@@ -61,6 +61,16 @@ pub struct Visit {
     pub holdings: Option<Result<Option<Holdings>, Error>>,
 }
 
+impl Visit {
+    /// Ends it before all was done: what has no answer yet has this one.
+    fn cut(&mut self, parcels: usize, ask: Ask, error: Error) {
+        if ask == Ask::Holdings && self.holdings.is_none() {
+            self.holdings = Some(Err(error.clone()));
+        }
+        self.answers.resize(parcels, Err(error));
+    }
+}
+
 /// Whether a target is asked what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
@@ -203,7 +213,7 @@ impl Transport for Ssh {
             Ok(())
         };
         if let Err(error) = rest(Step::Visit, target.timeouts.visit, spent, each).await {
-            visit.answers.resize(count, Err(error));
+            visit.cut(count, ask, error);
         }
         visit
     }
@@ -222,5 +232,23 @@ async fn rest<T>(
             Err(Error::Timeout { step, limit: limit.unwrap_or_default() })
         }
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visit_that_is_cut_leaves_no_question_open() {
+        let error = || Error::Timeout { step: Step::Visit, limit: Duration::from_secs(1) };
+        for (ask, asked) in [(Ask::Holdings, Some(Err(error()))), (Ask::First, None), (Ask::Nothing, None)] {
+            let mut visit = Visit { answers: vec![Ok(Answer::Placed)], holdings: None };
+            visit.cut(2, ask, error());
+            assert_eq!((&visit.answers, visit.holdings), (&vec![Ok(Answer::Placed), Err(error())], asked));
+        }
+        let mut told = Visit { answers: Vec::new(), holdings: Some(Ok(None)) };
+        told.cut(0, Ask::Holdings, error());
+        assert_eq!(told.holdings, Some(Ok(None)));
     }
 }
