@@ -183,6 +183,15 @@ fn enqueue(invocation: &Invocation, handed: &Enqueue) -> Result<Exit, Failure> {
     if renewal.path.metadata().is_ok_and(|meta| !meta.is_dir()) {
         return Err(format!("lineage `{}` is not a directory", renewal.path.display()).into());
     }
+    // certbot's word is taken, its files may be on their way; a person's slip would be owed until it is forgotten.
+    let names = renewal.domains.iter().cloned().collect();
+    let wanted = || settings.targets.iter().any(|target| plan::gets(target, &renewal.lineage, &names));
+    if renewal.anew && !renewal.path.exists() && wanted() {
+        let path = renewal.path.display();
+        return Err(
+            format!("lineage `{path}` does not exist; give the directory, like /etc/letsencrypt/live/NAME").into()
+        );
+    }
     Queue::add(&settings.queue_dir, &renewal, now, || dispatch::wake::ring(&settings.queue_dir))?;
     tracing::info!("Queued lineage {}", renewal.path.display());
     dispatch::wake::ring(&settings.queue_dir);

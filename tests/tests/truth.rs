@@ -88,3 +88,14 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     let ended = target.command().args(["--log-level", "DEBUG"]).stdout(full()).stderr(full()).status().unwrap();
     assert_eq!(ended.code(), Some(0));
 }
+
+#[test]
+fn a_lineage_that_a_person_mistyped_is_refused_and_not_owed() {
+    let world = World::new();
+    let target = world.target("web", &["a.example"]);
+    world.write_server(&[&target]);
+    let ran = world.server(&["--lineage", "a.exmaple", "--domains", "a.example"]).ended(1);
+    assert!(ran.stdout.contains("a.exmaple` does not exist"), "{}", ran.said());
+    let _ = world.server(&["--push", "--lineage", "a.exmaple", "--domains", "nobody.example"]).ended(0);
+    let _ = world.server(&["status"]).ended(0);
+}
