@@ -26,6 +26,7 @@ use crate::config::{Settings, Target};
 use crate::push::Transport;
 use crate::queue::{Queue, QueueError, Standing};
 use agenda::Agenda;
+use finish::Round;
 use jump::Steady;
 use look::Look;
 use room::Room;
@@ -76,9 +77,12 @@ pub struct Dispatcher<T> {
     to_ask: HashSet<usize>,
     /// `--push`: failed visits to each target.
     failures: HashMap<usize, u32>,
+    rounds: HashMap<usize, Round>,
     /// Since when another process has been at a target.
     busy_since: HashMap<usize, Millis>,
     steady: Steady,
+    /// Told to stop: another loop may be at work already.
+    leaving: bool,
     start_at: Millis,
     look_at: Millis,
     reconcile_at: Millis,
@@ -109,8 +113,10 @@ impl<T: Transport> Dispatcher<T> {
             visited: HashSet::new(),
             to_ask: HashSet::new(),
             failures: HashMap::new(),
+            rounds: HashMap::new(),
             busy_since: HashMap::new(),
             steady: Steady::new(now),
+            leaving: false,
             start_at: now,
             look_at: now,
             reconcile_at: now,
@@ -167,6 +173,7 @@ impl<T: Transport> Dispatcher<T> {
 
     /// Waits for the visits under way, within a bound; what is cut is owed as before.
     async fn stop(mut self) -> Result<Ended, QueueError> {
+        self.leaving = true;
         let deadline = tokio::time::Instant::now() + self.settings.push.stop;
         while let Ok(Some(done)) = tokio::time::timeout_at(deadline, self.running.join_next_with_id()).await {
             self.finish(done)?;
@@ -179,6 +186,9 @@ impl<T: Transport> Dispatcher<T> {
 
     async fn begin(&mut self) -> Result<(), QueueError> {
         let now = self.now()?;
+        // Really written: nobody is visited while the queue cannot take the answer, as when the disk is full. What was
+        // delivered then would be delivered again and again.
+        self.queue.write_note("begun", &now.0.to_string())?;
         let known: HashSet<&str> = self.targets.iter().map(|target| target.id.as_str()).collect();
         for target in self.queue.owed_targets()? {
             if !known.contains(target.as_str()) {
@@ -192,9 +202,13 @@ impl<T: Transport> Dispatcher<T> {
             (0..self.targets.len()).for_each(|index| self.agenda.set(index, Some(now)));
             return Ok(());
         }
+        // They are taken by the thousand.
         self.look.renewals(&mut self.queue)?;
-        while let Some(read) = self.look.read(now).await {
-            self.look.take(&mut self.queue, &self.targets, read, now)?;
+        while self.look.is_busy() {
+            while let Some(read) = self.look.read(now).await {
+                self.look.take(&mut self.queue, &self.targets, read, now)?;
+            }
+            self.look.renewals(&mut self.queue)?;
         }
         let standing = self.queue.standing(self.targets.iter().map(|target| &target.id))?;
         for (index, standing) in standing.iter().enumerate() {
@@ -209,7 +223,10 @@ impl<T: Transport> Dispatcher<T> {
         let now = (self.clock)();
         let Some(by) = self.steady.jump(now) else { return Ok(now) };
         tracing::warn!("The clock was set {}; what waits goes on waiting for as long as before", jump::words(by));
-        self.queue.shift(by, Millis(now.0.saturating_sub(by)))?;
+        // One of those who share the queue does it, else what waits is moved twice: the daemon's present loop.
+        if self.mode == Mode::Daemon && !self.leaving {
+            self.queue.shift(by, Millis(now.0.saturating_sub(by)))?;
+        }
         self.agenda.shift(by);
         let times = [&mut self.start_at, &mut self.look_at, &mut self.reconcile_at, &mut self.gather_until];
         for at in times.into_iter().chain(self.busy_since.values_mut()) {
@@ -225,7 +242,16 @@ impl<T: Transport> Dispatcher<T> {
         }
         let was_busy = self.look.is_busy();
         // A hook would write into a new one, and nobody would ever read it.
-        self.queue.still_there()?;
+        match self.queue.still_there() {
+            // It cannot be looked into; that says nothing of it.
+            Err(error) if error.is_passing() && room::no_file_left(&self.settings.queue_dir) => {
+                tracing::warn!("{error}; raise `LimitNOFILE`");
+                self.look_at = now.after(LOOK_EVERY);
+                self.reconcile_at = self.reconcile_at.max(self.look_at);
+                return Ok(());
+            }
+            looked => looked?,
+        }
         self.look.renewals(&mut self.queue)?;
         self.look_at = now.after(LOOK_EVERY);
         if self.reconcile_at <= now {

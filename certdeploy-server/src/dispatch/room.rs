@@ -1,6 +1,7 @@
 //! How many targets are connected to and pushed to at once. Those that do not answer hold a place to connect, never one
 //! to push. It must not know what a visit does.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -11,6 +12,9 @@ use crate::config::settings::PushPolicy;
 const FILES_OF_A_VISIT: usize = 3;
 /// The descriptors of everything else.
 const OTHER_FILES: usize = 128;
+/// How many files we may open if nobody forbids it: more than visits need, as a host with many addresses is tried at
+/// several at once, and visits of before a reload go on beside the new ones.
+const MANY_FILES: u64 = 65_536;
 
 /// The places.
 #[derive(Debug)]
@@ -81,13 +85,25 @@ impl Seat {
     }
 }
 
-/// How many visits fit into the files that we may open; the soft limit is raised for them as far as it may be.
+/// Whether no file can be opened just because so many are open.
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    let codes = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    rustix::io::Errno::from_io_error(error).is_some_and(|code| codes.contains(&code))
+}
+
+/// Whether `there` cannot be opened just because so many files are open.
+pub(super) fn no_file_left(there: &Path) -> bool {
+    std::fs::File::open(there).is_err_and(|error| is_full(&error))
+}
+
+/// How many visits fit into the files that we may open; the soft limit is raised as far as it may be.
 fn fitting(visits: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let needed = u64::try_from(visits.saturating_mul(FILES_OF_A_VISIT).saturating_add(OTHER_FILES)).unwrap_or(u64::MAX);
+    let wanted = needed.max(MANY_FILES);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let Some(current) = current.filter(|current| *current < needed) else { return visits };
-    let raised = maximum.map_or(needed, |maximum| needed.min(maximum));
+    let Some(current) = current.filter(|current| *current < wanted) else { return visits };
+    let raised = maximum.map_or(wanted, |maximum| wanted.min(maximum));
     let may = match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }) {
         Ok(()) => raised,
         Err(_) => current,

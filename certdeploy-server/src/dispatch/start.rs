@@ -7,7 +7,7 @@ use std::time::Duration;
 use certdeploy_common::cert::Digest;
 use certdeploy_common::fs::lock::{self, Lock};
 
-use super::room::Seat;
+use super::room::{self, Seat};
 use super::visit::{self, Errand};
 use super::{Dispatcher, Mode};
 use crate::clock::Millis;
@@ -17,10 +17,22 @@ use crate::queue::{Delivery, QueueError, Standing};
 
 /// How soon a target that another process is visiting is looked at again.
 const BUSY: Duration = Duration::from_millis(100);
+/// How long nobody new is visited when no more files can be opened.
+const FULL: Duration = Duration::from_secs(1);
 /// How long `--push` waits for another process to leave a target.
 const BUSY_LIMIT: Duration = Duration::from_secs(300);
 /// The most lineages of one visit.
 const ERRAND: usize = 64;
+
+/// What came of claiming a target.
+enum Claim {
+    /// It is ours.
+    Ours(Lock),
+    /// Another process is there.
+    Taken,
+    /// No file can be opened for now.
+    Full(std::io::Error),
+}
 
 impl<T: Transport> Dispatcher<T> {
     /// Starts visits as long as there is room and somebody is due.
@@ -36,7 +48,16 @@ impl<T: Transport> Dispatcher<T> {
                 self.agenda.set(index, next);
                 continue;
             }
-            let Some(lock) = self.claim(index, &target, now)? else { continue };
+            let lock = match self.claim(index, &target, now)? {
+                Claim::Ours(lock) => lock,
+                Claim::Taken => continue,
+                Claim::Full(error) => {
+                    tracing::warn!("No more targets are visited at once: {error}; raise `LimitNOFILE`");
+                    self.agenda.set(index, Some(now));
+                    self.start_at = now.after(FULL);
+                    break;
+                }
+            };
             let Some(errand) = self.errand(index, target, standing, seat, now)? else { continue };
             let visit = self.running.spawn(visit::run(Arc::clone(&self.transport), errand, self.clock));
             self.visits.insert(visit.id(), (index, lock));
@@ -47,14 +68,18 @@ impl<T: Transport> Dispatcher<T> {
     }
 
     /// Makes sure that no other process visits the target; it falls with us, however we end.
-    fn claim(&mut self, index: usize, target: &Target, now: Millis) -> Result<Option<Lock>, QueueError> {
+    fn claim(&mut self, index: usize, target: &Target, now: Millis) -> Result<Claim, QueueError> {
         let directory = self.settings.queue_dir.join("lock");
         let name: String = Digest::of(target.id.as_str().as_bytes()).as_str().chars().take(32).collect();
         let claimed = std::fs::create_dir_all(&directory).and_then(|()| lock::try_lock(&directory.join(name)));
-        let lock = claimed.map_err(|source| QueueError::Directory { path: directory, source })?;
-        if lock.is_some() {
-            self.busy_since.remove(&index);
-            return Ok(lock);
+        match claimed {
+            Ok(Some(lock)) => {
+                self.busy_since.remove(&index);
+                return Ok(Claim::Ours(lock));
+            }
+            Ok(None) => {}
+            Err(error) if room::is_full(&error) => return Ok(Claim::Full(error)),
+            Err(source) => return Err(QueueError::Directory { path: directory, source }),
         }
         let since = *self.busy_since.entry(index).or_insert(now);
         if self.mode == Mode::Daemon || since.until(now) < BUSY_LIMIT {
@@ -62,7 +87,7 @@ impl<T: Transport> Dispatcher<T> {
         } else {
             tracing::error!("Another process has been at {} for too long; it is left to that one", target.id);
         }
-        Ok(None)
+        Ok(Claim::Taken)
     }
 
     /// What there is to do at a target now that it is ours; `None` puts it back on the agenda.

@@ -1,8 +1,10 @@
 //! Retries, order, parallelism and back-off against a transport that does as it is told, under a clock that jumps.
 
 mod clock;
+mod files;
 mod first;
 mod fleet;
+mod once;
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -126,7 +128,9 @@ impl Scripted {
         };
         match act {
             Act::Place | Act::Slow(_) => Answer::Placed,
-            Act::Deploy(after) => receipt(Verdict::Deployed, Update::Pending { due: paused().seconds().saturating_add(*after) }),
+            Act::Deploy(after) => {
+                receipt(Verdict::Deployed, Update::Pending { due: paused().seconds().saturating_add(*after) })
+            }
             Act::Update => receipt(Verdict::Deployed, Update::Done),
             Act::Refuse => receipt(Verdict::Refused { reason: "no".into() }, Update::Done),
             Act::Fail(..) => unreachable!("not connected"),
@@ -178,10 +182,14 @@ impl Stage {
         Queue::open(&self.settings.queue_dir, Check::Opening, paused()).unwrap()
     }
 
-    fn renew(&self, lineage: usize) {
+    fn renewal(&self, lineage: usize) -> Renewal {
         let path = self.dir.path().join(format!("live/l{lineage}"));
         let lineage = format!("l{lineage}").parse().unwrap();
-        self.queue().append(&Renewal { path, lineage, domains: vec![], force: false, anew: false }, paused()).unwrap();
+        Renewal { path, lineage, domains: vec![], force: false, anew: false }
+    }
+
+    fn renew(&self, lineage: usize) {
+        self.queue().append(&self.renewal(lineage), paused()).unwrap();
     }
 
     /// Runs for so many seconds at most, and says how it ended and what the targets saw.

@@ -66,3 +66,33 @@ async fn a_lineage_is_read_once_for_all_and_anew_when_it_changes() {
     shelf.clear();
     assert!(!Arc::ptr_eq(&second, &shelf.read(&path, false, paused()).await));
 }
+
+#[tokio::test(start_paused = true)]
+async fn targets_of_ours_that_fell_silent_keep_nobody_from_being_visited() {
+    let stage = Stage::new(41, 1, "");
+    for target in 0..40 {
+        stage.act(&format!("t{target}"), &[Act::Update, dead(10)]);
+    }
+    stage.act("t40", &[Act::Update]);
+    let renewed = async {
+        tokio::time::sleep(Duration::from_secs(3600 + 1000)).await;
+        let mut renewal = stage.renewal(0);
+        renewal.anew = true;
+        renewal.domains = vec!["a.example".parse().unwrap()];
+        stage.queue().append(&renewal, paused()).unwrap();
+    };
+    let ((_, seen), ()) = tokio::join!(stage.run(Mode::Daemon, 7100), renewed);
+    let healthy: Vec<_> = seen.iter().filter(|(at, id, ..)| *at > 0 && id == "t40").collect();
+    assert!(matches!(healthy.as_slice(), [(4000, _, 0, Ask::Holdings), (4600..4620, _, 1, _)]), "{healthy:?}");
+    let silent = seen.iter().filter(|(at, id, ..)| (3600..4600).contains(at) && id != "t40").count();
+    assert_eq!(silent, 40, "asked once, and again at the next comparison");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pending_updates_of_a_target_that_fell_silent_are_asked_about_ever_more_rarely() {
+    let stage = Stage::new(1, 1, "");
+    stage.act("t0", &[Act::Deploy(60), dead(10)]);
+    let (_, seen) = stage.run(Mode::Daemon, 24 * 3600).await;
+    let at: Vec<u64> = seen.iter().map(|(at, ..)| *at).collect();
+    assert!(at[..3] == [0, 61, 371] && (24..60).contains(&at.len()), "{at:?}");
+}
