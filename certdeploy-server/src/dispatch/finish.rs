@@ -10,7 +10,7 @@ use super::{Dispatcher, Ended, Mode};
 use crate::clock::Millis;
 use crate::plan::Pace;
 use crate::push::Transport;
-use crate::queue::{QueueError, Standing};
+use crate::queue::{QueueError, Standing, State, Write};
 
 /// A visit that has ended.
 type Done = Result<(Id, Report), JoinError>;
@@ -20,8 +20,20 @@ struct Past {
     index: usize,
     failed: bool,
     passing: bool,
+    /// What it tried that is still to be delivered.
+    open: usize,
+    /// Something came to an end, well or not.
+    through: bool,
     /// Until all is written, no other process visits the target.
     _lock: Lock,
+}
+
+/// `--push`: one attempt at all that is owed to a target; it may take several visits.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    failed: bool,
+    passing: bool,
+    open: usize,
 }
 
 impl<T: Transport> Dispatcher<T> {
@@ -67,6 +79,7 @@ impl<T: Transport> Dispatcher<T> {
             self.agenda.set(index, later);
             return Ok(None);
         };
+        let tried = report.ends.len();
         let known = if report.holdings.is_some() { self.queue.held_by(&target.id)? } else { Vec::new() };
         let policy = &self.settings.push;
         let resume = (!policy.forever).then_some(self.reconcile_at);
@@ -88,25 +101,36 @@ impl<T: Transport> Dispatcher<T> {
             self.look.lost(self.settings.live_directory.join(lost.lineage.as_str()), index);
         }
         self.agenda.went(index, !recorded.failed && !recorded.silent);
-        Ok(Some((Past { index, failed: recorded.failed, passing: recorded.passing, _lock: lock }, recorded)))
+        let open = |write: &&Write| matches!(write, Write::SetBack(_, setback) if setback.state != State::Refused);
+        let open = recorded.writes.iter().filter(open).count();
+        let (failed, passing, through) = (recorded.failed, recorded.passing, open < tried);
+        Ok(Some((Past { index, failed, passing, open, through, _lock: lock }, recorded)))
     }
 
-    /// `--push`: another attempt of the burst, if something is still open.
+    /// `--push`: another visit, if something is still untried, or another attempt of the burst.
     fn again(&mut self, past: &Past, standing: Standing, now: Millis) {
         let Some(target) = self.targets.get(past.index) else { return };
         if standing.tries.is_none() {
             tracing::debug!("Done pushing all lineages to {}", target.place());
             return;
         }
-        if !past.failed {
-            // More than one errand's worth.
+        let mut round = self.rounds.remove(&past.index).unwrap_or_default();
+        round.failed |= past.failed;
+        round.passing |= past.passing;
+        round.open = round.open.saturating_add(past.open);
+        let untried = standing.due.saturating_sub(round.open);
+        // Who lets nothing through is not tried with each of them.
+        if !past.failed || (untried > 0 && past.through) {
+            self.rounds.insert(past.index, round);
             self.agenda.set(past.index, Some(now));
             return;
         }
         let failures = self.failures.entry(past.index).or_default();
         *failures += 1;
-        if *failures <= target.burst.retries && past.passing {
+        if *failures <= target.burst.retries && round.passing {
             self.agenda.set(past.index, Some(now.after(target.burst.interval)));
+        } else if untried > 0 {
+            tracing::error!("{untried} more lineages were not tried at {}. They are still owed.", target.shown());
         }
     }
 }

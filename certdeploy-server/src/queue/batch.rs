@@ -15,6 +15,8 @@ use crate::config::TargetId;
 pub struct Standing {
     /// When its next delivery is to be tried.
     pub tries: Option<Millis>,
+    /// How many deliveries are to be tried, sooner or later.
+    pub due: usize,
     /// When it is to be asked for news.
     pub asks: Option<Millis>,
     /// Anything is known of what it holds.
@@ -46,17 +48,20 @@ impl Queue {
     /// # Errors
     /// The database.
     pub fn standing<'a>(&mut self, targets: impl IntoIterator<Item = &'a TargetId>) -> Outcome<Vec<Standing>> {
-        const TRIES: &str = "SELECT min(next_at) FROM delivery WHERE target = ?1 AND state IN ('owed', 'failed')";
+        const TRIES: &str = "SELECT min(next_at), count(*) FROM delivery \
+                             WHERE target = ?1 AND state IN ('owed', 'failed')";
         const ASKS: &str = "SELECT min(ask_at), count(*) > 0, coalesce(max(generation IS NOT NULL), 0), \
                             coalesce(max(update_state = 'failed'), 0) FROM holding WHERE target = ?1";
         self.run(|connection| {
             let (mut tries, mut asks) = (connection.prepare_cached(TRIES)?, connection.prepare_cached(ASKS)?);
             let mut all = Vec::new();
             for target in targets {
-                let tries: Option<i64> = tries.query_row([target.as_str()], |row| row.get(0))?;
+                let (tries, due): (Option<i64>, i64) =
+                    tries.query_row([target.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
                 all.push(asks.query_row([target.as_str()], |row| {
                     Ok(Standing {
                         tries: tries.map(Millis),
+                        due: usize::try_from(due).unwrap_or_default(),
                         asks: row.get::<_, Option<i64>>(0)?.map(Millis),
                         known: row.get(1)?,
                         says: row.get(2)?,

@@ -77,3 +77,23 @@ async fn updates_that_a_target_says_are_due_never_do_no_harm_when_the_clock_is_s
         assert!(!set_aside.map(Result::unwrap).any(|file| damaged(&file)), "{due}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_push_by_hand_and_a_loop_that_leaves_do_not_move_what_waits() {
+    for (mode, until) in [(Mode::Daemon, 1000), (Mode::Once, 1000), (Mode::Daemon, 55)] {
+        let stage = Stage::new(2, 1, "push_retries: 0\npush_mode: parallel\n");
+        stage.act("t0", &[broken(), Act::Fail(70, push::Error::Ssh("slow".into()))]);
+        stage.act("t1", &[Act::Deploy(5000)]);
+        let _ = stage.run(Mode::Daemon, 5).await;
+        let before = stage.queue().holdings().unwrap()[0].ask_at.unwrap();
+        let stage = Stage { stop: CancellationToken::new(), ..stage };
+        let set = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            SET.set(DAY);
+        };
+        let (_, ()) = tokio::join!(stage.run(mode, until), set);
+        let after = stage.queue().holdings().unwrap()[0].ask_at.unwrap();
+        let moved = if (mode, until) == (Mode::Daemon, 1000) { DAY } else { 0 };
+        assert_eq!(after.0 - before.0, moved, "{mode:?} {until}");
+    }
+}
