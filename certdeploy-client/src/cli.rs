@@ -42,6 +42,12 @@ pub struct Options {
     pub config: PathBuf,
     /// What is logged, if not as the config says.
     pub log_level: Option<LogLevel>,
+    /// The log file, if not as the config says.
+    pub log_filename: Option<PathBuf>,
+    /// The same for the SSH and SFTP library.
+    pub sftp_log_level: Option<LogLevel>,
+    /// Its file.
+    pub sftp_log_filename: Option<PathBuf>,
 }
 
 /// Receives certificates from a certdeploy-server, puts them in place and updates what uses them.
@@ -62,6 +68,15 @@ struct Args {
     /// DEBUG, INFO, WARNING, ERROR or CRITICAL [env: CERTDEPLOY_CLIENT_LOG_LEVEL]
     #[arg(long, value_name = "LEVEL", value_parser = level, global = true)]
     log_level: Option<LogLevel>,
+    /// A file for the log as well [env: CERTDEPLOY_CLIENT_LOG_FILENAME]
+    #[arg(long, value_name = "PATH", global = true)]
+    log_filename: Option<PathBuf>,
+    /// As --log-level, for the SSH and SFTP library [env: CERTDEPLOY_CLIENT_SFTP_LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL", value_parser = level, global = true)]
+    sftp_log_level: Option<LogLevel>,
+    /// As --log-filename, for the SSH and SFTP library [env: CERTDEPLOY_CLIENT_SFTP_LOG_FILENAME]
+    #[arg(long, value_name = "PATH", global = true)]
+    sftp_log_filename: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Sub>,
 }
@@ -94,6 +109,11 @@ const AFTER_HELP: &str = "Exit codes: 0 nothing to do or all done, 1 it could no
     options, 3 an update failed.";
 const CONFIG: &str = "/etc/certdeploy/client.yml";
 
+const LOG_LEVEL: &[&str] = &["CERTDEPLOY_CLIENT_LOG_LEVEL", "CERTDEPLOY_LOG_LEVEL"];
+/// The misspelt names are the ones that certdeploy 0.3 to 0.5 read.
+const SFTP_LOG_LEVEL: &[&str] = &["CERTDEPLOY_CLIENT_SFTP_LOG_LEVEL", "CERTDEPOLY_CLIENT_SFTP_LOG_LEVEL"];
+const SFTP_LOG_FILENAME: &[&str] = &["CERTDEPLOY_CLIENT_SFTP_LOG_FILENAME", "CERTDEPOLY_CLIENT_SFTP_LOG_FILENAME"];
+
 fn level(text: &str) -> Result<LogLevel, String> {
     LogLevel::parse(text).ok_or_else(|| format!("expected one of {}", LogLevel::NAMES.join(", ")))
 }
@@ -116,11 +136,14 @@ pub fn parse(
     let variable = |names: &[&'static str]| {
         names.iter().find_map(|name| environment.get(*name).filter(|value| !value.is_empty()).map(|v| (*name, v)))
     };
-    let log_level = match (args.log_level, variable(&["CERTDEPLOY_CLIENT_LOG_LEVEL", "CERTDEPLOY_LOG_LEVEL"])) {
-        (Some(level), _) => Some(level),
-        (None, Some((name, value))) => Some(level(value).map_err(|error| bad(name, value, &error))?),
-        (None, None) => None,
+    let level_of = |given: Option<LogLevel>, names| match (given, variable(names)) {
+        (Some(level), _) => Ok(Some(level)),
+        (None, Some((name, value))) => level(value).map(Some).map_err(|error| bad(name, value, &error)),
+        (None, None) => Ok(None),
     };
+    let path_of = |given: Option<PathBuf>, names| given.or_else(|| variable(names).map(|(_, path)| path.into()));
+    let weakest = || variable(&["LOG_LEVEL"]).and_then(|(_, name)| level(&name.to_ascii_uppercase()).ok());
+    let log_level = level_of(args.log_level, LOG_LEVEL)?.or_else(weakest);
     let daemon = match (args.daemon, args.no_daemon, variable(&["CERTDEPLOY_CLIENT_DAEMON"])) {
         (true, ..) => true,
         (false, true, _) | (false, false, None) => false,
@@ -129,7 +152,13 @@ pub fn parse(
         }
     };
     let config = args.config.or_else(|| variable(&["CERTDEPLOY_CLIENT_CONFIG"]).map(|(_, path)| path.into()));
-    let options = Options { config: config.unwrap_or_else(|| CONFIG.into()), log_level };
+    let options = Options {
+        config: config.unwrap_or_else(|| CONFIG.into()),
+        log_level,
+        log_filename: path_of(args.log_filename, &["CERTDEPLOY_CLIENT_LOG_FILENAME"]),
+        sftp_log_level: level_of(args.sftp_log_level, SFTP_LOG_LEVEL)?,
+        sftp_log_filename: path_of(args.sftp_log_filename, SFTP_LOG_FILENAME),
+    };
     match args.command {
         Some(Sub::Update { failed }) => return Ok(Command::Update(options, failed)),
         Some(Sub::Rollback { lineage }) => {
@@ -167,7 +196,7 @@ mod tests {
     }
 
     fn options(config: &str, log_level: Option<LogLevel>) -> Options {
-        Options { config: config.into(), log_level }
+        Options { config: config.into(), log_level, log_filename: None, sftp_log_level: None, sftp_log_filename: None }
     }
 
     #[test]

@@ -4,12 +4,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::exit::Exit;
+use certdeploy_common::daemon::logging::{self, Handed};
 use certdeploy_common::daemon::shutdown;
 use certdeploy_common::fs::lock::Lock;
 use certdeploy_common::ssh::key;
@@ -117,11 +118,11 @@ async fn serve(settings: &Arc<Settings>, sftpd: &Sftpd) -> Result<(), DaemonErro
     pass::leftovers(settings, &pipeline).await;
     pass::staged(settings, &pipeline).await;
     let (ours, theirs) = UnixStream::pair().map_err(DaemonError::Start)?;
-    handover::send(&ours, &incoming, &listeners).map_err(DaemonError::Start)?;
+    handover::send(&ours, &incoming, &listeners, &logs(settings)?).map_err(DaemonError::Start)?;
     let setup = setup(settings, sftpd)?;
     let receiver = match &account {
         Some(account) => Other::Process(spawn::receiver(account, theirs).map_err(DaemonError::Start)?),
-        None => Other::Task(tokio::spawn(sftp::serve(theirs, |_| ()))),
+        None => Other::Task(tokio::spawn(sftp::serve(theirs, |_, _| ()))),
     };
     for listener in &listeners {
         let address = listener.local_addr().map_err(DaemonError::Start)?;
@@ -174,6 +175,16 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
     Err(failed.unwrap_or_else(|| DaemonError::Start(io::Error::other("nothing to listen on"))))
 }
 
+/// The log files, open: the receiver may not open them itself.
+fn logs(settings: &Settings) -> Result<Handed, DaemonError> {
+    let open = |path: &Option<PathBuf>| match path {
+        Some(path) if !logging::is_stream(path) => logging::open(path).map(|file| Some(Arc::new(file))),
+        Some(_) | None => Ok(None),
+    };
+    let all = || Ok(Handed { own: open(&settings.log.file)?, library: open(&settings.log.library_file)? });
+    all().map_err(DaemonError::Start)
+}
+
 fn setup(settings: &Settings, sftpd: &Sftpd) -> Result<Setup, DaemonError> {
     Ok(Setup {
         host_key: key::encode_private(&sftpd.host_key)?,
@@ -181,7 +192,7 @@ fn setup(settings: &Settings, sftpd: &Sftpd) -> Result<Setup, DaemonError> {
         pusher: key::public_line(&sftpd.pusher)?,
         source: settings.source.display().to_string(),
         limits: sftpd.limits.clone(),
-        log_level: settings.log_level,
+        log: link::Log::of(&settings.log),
     })
 }
 

@@ -36,6 +36,7 @@ use certdeploy_common::ssh::key;
 
 use cli::{Command, Options, Role};
 use config::Settings;
+use config::settings::LogPolicy;
 
 /// The logger's name.
 const LOGGER: &str = "certdeploy-client";
@@ -76,14 +77,48 @@ fn with_settings(options: &Options, body: impl FnOnce(Arc<Settings>) -> Exit) ->
             return Exit::Failed;
         }
     };
-    logging::start(LOGGER, options.log_level.unwrap_or(settings.log_level), Stream::Stdout);
+    let log = log_policy(options, &settings.log);
+    if let Err(error) = logging::begin(&log_setup(&log)) {
+        logging::start(LOGGER, log.level, Stream::Stdout);
+        tracing::error!("The log file {error}");
+        return Exit::Failed;
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     if let Err(error) = account::forbid_dumps() {
         tracing::warn!("Core dumps cannot be forbidden: {error}");
     }
-    body(Arc::new(Settings { log_level: options.log_level.unwrap_or(settings.log_level), ..settings }))
+    body(Arc::new(Settings { log, ..settings }))
+}
+
+/// Options and variables beat the config.
+fn log_policy(options: &Options, written: &LogPolicy) -> LogPolicy {
+    LogPolicy {
+        level: options.log_level.unwrap_or(written.level),
+        format: written.format,
+        file: options.log_filename.clone().or(written.file.clone()),
+        library_level: options.sftp_log_level.unwrap_or(written.library_level),
+        library_file: options.sftp_log_filename.clone().or(written.library_file.clone()),
+    }
+}
+
+fn log_setup(log: &LogPolicy) -> logging::Setup {
+    logging::Setup {
+        logger: LOGGER,
+        stream: Stream::Stdout,
+        format: log.format,
+        level: log.level,
+        file: log.file.clone(),
+        library_level: log.library_level,
+        library_file: log.library_file.clone(),
+        handed: logging::Handed::default(),
+    }
+}
+
+/// The receiver's log: as ours, with the files that it was handed.
+fn receiver_log(setup: &link::Setup, handed: logging::Handed) {
+    let _ = logging::begin(&logging::Setup { handed, ..log_setup(&setup.log.policy()) });
 }
 
 /// One thread is enough: what waits for the disk waits on threads of its own.
@@ -115,7 +150,7 @@ async fn receiver() -> Exit {
     // The applier gets the same signals and says when to drain.
     let _deaf = shutdown::ignore();
     let served = match begun {
-        Ok(line) => sftp::serve(line, |setup| logging::start(LOGGER, setup.log_level, Stream::Stdout)).await,
+        Ok(line) => sftp::serve(line, receiver_log).await,
         Err(error) => Err(error),
     };
     match served {

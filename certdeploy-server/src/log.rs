@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use certdeploy_common::daemon::logging::{self, LogError, LogFile, LogLevel, Setup, Stream};
+use certdeploy_common::daemon::logging::{self, Handed, LogError, LogFile, LogLevel, Setup, Stream};
 
 use crate::Failure;
 use crate::cli::LogOptions;
@@ -70,5 +70,6 @@ fn setup(options: &LogOptions, policy: &LogPolicy, need: Need) -> Setup {
         file: file(&options.file, &policy.file.value),
         library_level: options.library_level.unwrap_or(policy.library_level),
         library_file: file(&options.library_file, &policy.library_file.value),
+        handed: Handed::default(),
     }
 }

@@ -2,7 +2,8 @@
 //! from here. Must not open files.
 
 use certdeploy_common::setting::value::{
-    Bytes, Delay, Given, Level, List, Maybe, ModeText, Nested, PathText, Port, Positive, Seconds, Switch, Text,
+    Bytes, Delay, Given, Level, List, LogFormatText, Maybe, ModeText, Nested, PathText, Port, Positive, Seconds,
+    Switch, Text,
 };
 use certdeploy_common::settings;
 
@@ -31,6 +32,8 @@ settings! {
         file_permissions: Nested<PermissionsFile> = yaml "null", old [], "Mode and owner of what is deployed, see below.";
         validate_timeout: Seconds = yaml "10", old [], "How long the check of one upload may take, in seconds.";
         fail_fast: Switch = yaml "false", old [], "Stop at the first update that fails; one pass then ends with exit code 1.";
+        log_filename: Maybe<PathText> = yaml "null", old [], "A file that the log is appended to as well.";
+        log_format: LogFormatText = yaml "auto", old [], "`text` for lines `LEVEL:certdeploy-client: message`, `json` for one JSON object a line, `journald` for systemd's journal; `auto` is `journald` when systemd has connected the output to it, else `text`.";
         log_level: Level = yaml "ERROR", old [], "What is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.";
     }
 }
@@ -45,6 +48,8 @@ settings! {
         server_pubkey: Maybe<Text> = yaml "null", old [], "The public key of the pusher, as one line.";
         server_pubkey_filename: Maybe<PathText> = yaml "null", old ["server_pubkey_file"], "A file with the public key of the pusher; wins over `server_pubkey`.";
         user: Text = yaml "certdeploy", old [], "The system user the receiver runs as when the daemon is started by root.";
+        log_level: Level = yaml "ERROR", old [], "As the `log_level` of the client, for the SSH and SFTP library.";
+        log_filename: Maybe<PathText> = yaml "null", old [], "A file that the log of the SSH and SFTP library is appended to as well.";
         login_grace_time: Seconds = yaml "15", old [], "How long a peer may take to authenticate, in seconds.";
         idle_timeout: Seconds = yaml "120", old [], "How long an authenticated peer may be silent, in seconds.";
         session_timeout: Seconds = yaml "600", old [], "How long a connection may last at most, in seconds.";

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use certdeploy_common::daemon::logging::{LogFormat, LogLevel};
 use certdeploy_common::setting::mode::Mode;
 use certdeploy_common::setting::place::{ConfigError, ConfigWarning};
 use certdeploy_common::setting::{Complaint, Located, Place, Problems};
@@ -42,8 +43,23 @@ pub struct Settings {
     pub validate_timeout: Duration,
     /// Stop at the first failed update.
     pub fail_fast: bool,
-    /// What is logged.
-    pub log_level: certdeploy_common::daemon::logging::LogLevel,
+    /// What is logged, where and how.
+    pub log: LogPolicy,
+}
+
+/// What is logged, where and how.
+#[derive(Debug, Clone)]
+pub struct LogPolicy {
+    /// Our own lines.
+    pub level: LogLevel,
+    /// How lines look.
+    pub format: LogFormat,
+    /// A file beside the stream.
+    pub file: Option<PathBuf>,
+    /// The lines of the SSH and SFTP library.
+    pub library_level: LogLevel,
+    /// A file for these.
+    pub library_file: Option<PathBuf>,
 }
 
 /// The receiver's part.
@@ -119,6 +135,13 @@ pub fn check(file: ClientFile, path: &Path) -> Result<(Settings, Vec<ConfigWarni
 
 fn settings(file: ClientFile, problems: &mut Problems) -> Option<Settings> {
     let common = updates::Common::of(&file, problems);
+    let log = LogPolicy {
+        level: file.log_level.value,
+        format: file.log_format.value,
+        file: file.log_filename.value.clone(),
+        library_level: file.sftpd.value.log_level.value,
+        library_file: file.sftpd.value.log_filename.value.clone(),
+    };
     let destination = directory("destination", file.destination, problems);
     let source = directory("source", file.source, problems);
     let permissions = permissions(file.file_permissions.value, problems);
@@ -145,7 +168,7 @@ fn settings(file: ClientFile, problems: &mut Problems) -> Option<Settings> {
         permissions: permissions?,
         validate_timeout: file.validate_timeout.value,
         fail_fast: file.fail_fast.value,
-        log_level: file.log_level.value,
+        log,
     })
 }
 

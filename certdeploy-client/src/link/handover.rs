@@ -1,10 +1,13 @@
 //! Handing open descriptors to the other process: the incoming directory and the listening sockets (SCM_RIGHTS).
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
+use certdeploy_common::daemon::logging::Handed;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -21,21 +24,35 @@ pub struct Handover {
     pub incoming: Dir,
     /// Where peers connect.
     pub listeners: Vec<TcpListener>,
+    /// Where lines of the log go, besides the stream.
+    pub logs: Handed,
 }
+
+/// What the one byte says: which log files come behind the directory.
+const NONE: u8 = b'0';
+const OWN: u8 = 1;
+const LIBRARY: u8 = 2;
 
 /// Sends the descriptors, before any message.
 ///
 /// # Errors
 /// As `sendmsg(2)`, or too many.
-pub fn send(socket: &UnixStream, incoming: &Dir, listeners: &[TcpListener]) -> io::Result<()> {
+pub fn send(socket: &UnixStream, incoming: &Dir, listeners: &[TcpListener], logs: &Handed) -> io::Result<()> {
     let mut fds: Vec<BorrowedFd<'_>> = vec![incoming.as_fd()];
+    let mut which = NONE;
+    for (bit, file) in [(OWN, &logs.own), (LIBRARY, &logs.library)] {
+        if let Some(file) = file {
+            which |= bit;
+            fds.push(file.as_fd());
+        }
+    }
     fds.extend(listeners.iter().map(AsFd::as_fd));
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if fds.len() > MOST || !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other(format!("more than {MOST} listening sockets")));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"+")], &mut ancillary, SendFlags::empty())?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(&[which])], &mut ancillary, SendFlags::empty())?;
     Ok(())
 }
 
@@ -56,7 +73,9 @@ pub fn receive(socket: &UnixStream) -> io::Result<Handover> {
     }
     let mut fds = fds.into_iter();
     let incoming = fds.next().ok_or_else(|| io::Error::other("no descriptors came"))?;
-    Ok(Handover { incoming: Dir::from_fd(incoming), listeners: fds.map(TcpListener::from).collect() })
+    let mut log = |bit: u8| if byte[0] & bit != 0 { fds.next().map(|fd| Arc::new(File::from(fd))) } else { None };
+    let logs = Handed { own: log(OWN), library: log(LIBRARY) };
+    Ok(Handover { incoming: Dir::from_fd(incoming), listeners: fds.map(TcpListener::from).collect(), logs })
 }
 
 #[cfg(test)]

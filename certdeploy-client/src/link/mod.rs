@@ -5,9 +5,10 @@ pub mod handover;
 pub mod spawn;
 
 use std::io;
+use std::path::PathBuf;
 
 use certdeploy_common::cert::Lineage;
-use certdeploy_common::daemon::logging::LogLevel;
+use certdeploy_common::daemon::logging::{self, LogFormat, LogLevel};
 use certdeploy_common::wire::{Holdings, PushId, Receipt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use zeroize::Zeroizing;
 
-use crate::config::settings::Limits;
+use crate::config::settings::{Limits, LogPolicy};
 
 /// What the applier says.
 #[derive(Serialize, Deserialize)]
@@ -62,8 +63,45 @@ pub struct Setup {
     pub source: String,
     /// Limits of connections.
     pub limits: Limits,
-    /// What is logged.
-    pub log_level: LogLevel,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// The receiver's log. Its files come as descriptors; what is named here are streams.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    level: LogLevel,
+    format: LogFormat,
+    file: Option<PathBuf>,
+    library_level: LogLevel,
+    library_file: Option<PathBuf>,
+}
+
+impl Log {
+    /// Of what the config says.
+    #[must_use]
+    pub fn of(policy: &LogPolicy) -> Self {
+        let stream = |file: &Option<PathBuf>| file.clone().filter(|path| logging::is_stream(path));
+        Self {
+            level: policy.level,
+            format: policy.format,
+            file: stream(&policy.file),
+            library_level: policy.library_level,
+            library_file: stream(&policy.library_file),
+        }
+    }
+
+    /// The same as the config would say it.
+    #[must_use]
+    pub fn policy(&self) -> LogPolicy {
+        LogPolicy {
+            level: self.level,
+            format: self.format,
+            file: self.file.clone(),
+            library_level: self.library_level,
+            library_file: self.library_file.clone(),
+        }
+    }
 }
 
 /// The longest message, in bytes. Holdings of 10,000 lineages fit.

@@ -17,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use certdeploy_common::daemon::logging::Handed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -36,7 +37,7 @@ const SAY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The applier says nothing sensible, or is gone.
-pub async fn serve(line: UnixStream, start_log: fn(&Setup)) -> io::Result<()> {
+pub async fn serve(line: UnixStream, start_log: fn(&Setup, Handed)) -> io::Result<()> {
     let handed = handover::receive(&line)?;
     line.set_nonblocking(true)?;
     let (mut sender, mut receiver) = link::split(tokio::net::UnixStream::from_std(line)?);
@@ -44,7 +45,7 @@ pub async fn serve(line: UnixStream, start_log: fn(&Setup)) -> io::Result<()> {
     let Some(ToReceiver::Setup(setup)) = receiver.next(&mut pending).await? else {
         return Err(io::Error::other("the applier did not begin with the set-up"));
     };
-    start_log(&setup);
+    start_log(&setup, handed.logs);
     let (words, mut spoken) = mpsc::channel(64);
     let config = Arc::new(connection::config(&setup)?);
     let drain_timeout = setup.limits.drain_timeout;

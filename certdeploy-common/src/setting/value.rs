@@ -10,7 +10,7 @@ use super::mode::Mode;
 use super::number;
 use super::place::{Complaint, Problems};
 use super::yaml::{Content, Node};
-use crate::daemon::logging::LogLevel;
+use crate::daemon::logging::{LogFormat, LogLevel};
 
 /// What a type of setting looks like from outside.
 #[derive(Debug)]
@@ -119,6 +119,9 @@ scalar_kinds! {
     /// A file mode.
     ModeText -> Mode, "file mode", "be an octal mode from 0001 to 0777",
         ["0600", "0o640", "'644'"], ["rw-", "0", "07777"], Mode::parse;
+    /// `log_format`.
+    LogFormatText -> LogFormat, "log format", "be auto, text, json or journald",
+        ["auto", "text", "json", "journald"], ["xml", "JSON", "1"], LogFormat::parse;
     /// A name of the log levels of the Python program, or its number.
     Level -> LogLevel, "log level",
         "be one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
@@ -325,6 +328,7 @@ mod tests {
         table::<PathText>();
         table::<ModeText>();
         table::<Level>();
+        table::<LogFormatText>();
         table::<Delay>();
         table::<Maybe<Port>>();
         table::<List<Port>>();

@@ -2,13 +2,12 @@
 //! know what the values lead to.
 
 use certdeploy_common::setting::value::{
-    Count, Given, Level, List, Maybe, Nested, PathText, Port, Positive, Seconds, Switch, Text,
+    Count, Given, Level, List, LogFormatText, Maybe, Nested, PathText, Port, Positive, Seconds, Switch, Text,
 };
 use certdeploy_common::settings;
 
 use super::kinds::{
-    Arguments, EveryText, Interval, JoinLimit, Limit, LogFormatText, OnStartText, PushModeText, RemotePath, UnitText,
-    Words,
+    Arguments, EveryText, Interval, JoinLimit, Limit, OnStartText, PushModeText, RemotePath, UnitText, Words,
 };
 
 settings! {

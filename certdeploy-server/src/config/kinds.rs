@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use certdeploy_common::daemon::logging::LogFormat;
 use certdeploy_common::setting::value::scalar;
 use certdeploy_common::setting::yaml::{Content, Node};
 use certdeploy_common::setting::{Complaint, Kind, Located, Problems, Value, duration, number};
@@ -79,9 +78,6 @@ certdeploy_common::scalar_kinds! {
             "never" => Some(OnStart::Never),
             _ => None,
         };
-    /// `log_format`.
-    LogFormatText -> LogFormat, "log format", "be auto, text, json or journald",
-        ["auto", "text", "json", "journald"], ["xml", "JSON", "1"], LogFormat::parse;
     /// `push_mode`.
     PushModeText -> PushMode, "push mode", "be \"serial\" or \"parallel\"",
         ["serial", "parallel"], ["Serial", "both", "1"], |text| match text {
@@ -234,6 +230,5 @@ mod tests {
         table::<JoinLimit>();
         table::<Words>();
         table::<Arguments>();
-        table::<LogFormatText>();
     }
 }

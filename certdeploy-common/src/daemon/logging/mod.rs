@@ -6,6 +6,7 @@ mod line;
 mod output;
 mod words;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -47,6 +48,17 @@ pub struct Setup {
     pub library_level: LogLevel,
     /// A file for it besides the stream.
     pub library_file: Option<PathBuf>,
+    /// Files that another process has opened for us, besides everything else.
+    pub handed: Handed,
+}
+
+/// Log files that are open: a process without privileges cannot open them itself.
+#[derive(Debug, Clone, Default)]
+pub struct Handed {
+    /// For our own lines.
+    pub own: Option<Arc<File>>,
+    /// For the library's.
+    pub library: Option<Arc<File>>,
 }
 
 impl Setup {
@@ -61,8 +73,23 @@ impl Setup {
             file: None,
             library_level: LogLevel::Critical,
             library_file: None,
+            handed: Handed::default(),
         }
     }
+}
+
+/// Opens a log file to hand it over.
+///
+/// # Errors
+/// It cannot be written.
+pub fn open(path: &Path) -> io::Result<File> {
+    output::open(path)
+}
+
+/// Whether a name of a log file is that of a stream, as in certdeploy 0.5.
+#[must_use]
+pub fn is_stream(path: &Path) -> bool {
+    matches!(path.to_str(), Some("stdout" | "/dev/stdout" | "stderr" | "/dev/stderr"))
 }
 
 /// A log file that cannot be written.
@@ -151,7 +178,7 @@ impl Active {
     fn of(setup: &Setup) -> Result<(Self, Option<String>), LogError> {
         let (stream, complaint) = Output::stream(setup.stream, setup.format);
         let stream = Arc::new(stream);
-        let voice = |logger, level: LogLevel, file: &Option<PathBuf>, which| {
+        let voice = |logger, level: LogLevel, file: &Option<PathBuf>, handed: &Option<Arc<File>>, which| {
             let mut outputs = vec![Arc::clone(&stream)];
             if let Some(path) = file {
                 let output = beside(path, setup).map_err(|source| {
@@ -163,10 +190,12 @@ impl Active {
                     outputs.push(Arc::new(output));
                 }
             }
+            outputs.extend(handed.iter().map(|file| Arc::new(Output::handed(Arc::clone(file), setup.format))));
             Ok(Voice { logger, level: level.filter(), outputs })
         };
-        let own = voice(setup.logger, setup.level, &setup.file, LogFile::Own)?;
-        let library = voice(LIBRARY, setup.library_level, &setup.library_file, LogFile::Library)?;
+        let own = voice(setup.logger, setup.level, &setup.file, &setup.handed.own, LogFile::Own)?;
+        let library =
+            voice(LIBRARY, setup.library_level, &setup.library_file, &setup.handed.library, LogFile::Library)?;
         Ok((Self { own, library }, complaint))
     }
 

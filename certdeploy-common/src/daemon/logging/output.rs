@@ -52,7 +52,7 @@ struct Sink {
 enum Way {
     Stdout,
     Stderr,
-    File(File),
+    File(Arc<File>),
     Memory(Arc<Mutex<Vec<u8>>>),
 }
 
@@ -79,11 +79,12 @@ impl Output {
 
     /// A file that is appended to, made 0600 less umask if it is missing.
     pub(super) fn file(path: &Path, format: LogFormat) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        // A FIFO without a reader must not be waited for.
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        options.append(true).create(true).mode(0o600).custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
-        Ok(Self::new(form(format), Way::File(options.open(path)?)))
+        Ok(Self::handed(Arc::new(open(path)?), format))
+    }
+
+    /// A file that is open already.
+    pub(super) fn handed(file: Arc<File>, format: LogFormat) -> Self {
+        Self::new(form(format), Way::File(file))
     }
 
     /// Memory, for tests.
@@ -134,6 +135,15 @@ impl Output {
             Form::Json => line.json(&format!("{:.3}", jiff::Timestamp::now())),
         }
     }
+}
+
+/// Opens a file to append to it, made 0600 less umask if it is missing.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    // A FIFO without a reader must not be waited for.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.append(true).create(true).mode(0o600).custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
+    options.open(path)
 }
 
 fn form(format: LogFormat) -> Form {
@@ -245,7 +255,7 @@ mod tests {
     fn pipe() -> (io::PipeReader, Output) {
         let (reader, writer) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
-        (reader, Output::new(Form::Text, Way::File(file)))
+        (reader, Output::new(Form::Text, Way::File(Arc::new(file))))
     }
 
     #[test]
