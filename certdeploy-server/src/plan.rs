@@ -89,18 +89,24 @@ pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<
             force,
         }))
     };
-    if let Cause::Hint(renewal) = cause
-        && renewal.anew
-    {
-        return owe(renewal.force);
+    let (anew, force) = match cause {
+        Cause::Hint(renewal) => (renewal.anew, renewal.force),
+        Cause::Reconcile => (false, false),
+    };
+    let older = is_older(target, known, readable);
+    if anew && (force || !older) {
+        return owe(force);
     }
-    let held = known.holdings.iter().find(|holding| holding.lineage == readable.lineage);
-    let settled = held.is_some_and(|holding| holding.digest == digest);
+    let settled = held(target, known, readable).is_some_and(|holding| holding.digest == digest);
     let fresh = |delivery: &Delivery| delivery.state != State::Refused;
     let same = |delivery: &Delivery| delivery.digest.as_ref() == Some(&digest);
     match existing {
         // Forced: somebody asked for exactly this, acknowledged or not.
         Some(delivery) if delivery.force && fresh(delivery) => hasten(delivery, cause),
+        // What another directory brings may be newer.
+        _ if older => {
+            existing.filter(|delivery| delivery.path == readable.path).map(|delivery| Change::Drop { id: delivery.id })
+        }
         // Held and owed all the same: somebody asked for it by hand.
         Some(delivery) if same(delivery) && fresh(delivery) => hasten(delivery, cause),
         // Owed since it could not be read: by hand perhaps, and only an attempt can tell.
@@ -110,6 +116,21 @@ pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<
         Some(delivery) if same(delivery) => None,
         _ => owe(false),
     }
+}
+
+/// Whether the target holds a certificate that began later than this one. Only by force is it given the older.
+#[must_use]
+pub fn is_older(target: &Target, known: &Known, readable: &Readable) -> bool {
+    held(target, known, readable)
+        .and_then(|holding| holding.not_before)
+        .is_some_and(|begins| readable.facts.not_before < begins)
+}
+
+/// What the target has of the lineage, at the place where it is now.
+fn held<'a>(target: &Target, known: &'a Known, readable: &Readable) -> Option<&'a Holding> {
+    let here = |place: &String| *place == target.whereabouts();
+    let held = known.holdings.iter().find(|holding| holding.lineage == readable.lineage);
+    held.filter(|holding| holding.place.as_ref().is_none_or(here))
 }
 
 fn hasten(delivery: &Delivery, cause: Cause<'_>) -> Option<Change> {
@@ -171,6 +192,9 @@ pub struct Pace {
     pub resume: Option<Millis>,
 }
 
+/// How long at least a host that shows another key is left alone, however short the pauses are otherwise.
+const RARELY: Duration = Duration::from_secs(3600);
+
 /// What to write down after an attempt that did not deliver.
 #[must_use]
 pub fn set_back(attempts: u32, pace: Pace, failure: Failure, error: String, seed: u64, now: Millis) -> Setback {
@@ -178,7 +202,7 @@ pub fn set_back(attempts: u32, pace: Pace, failure: Failure, error: String, seed
     let resume = |wait| pace.resume.map_or(now.after(wait), |resume| resume.max(now));
     let (state, digest, next_at) = match failure {
         Failure::Refused(digest) => (State::Refused, digest, now),
-        Failure::Lasting => (State::Failed, None, resume(pace.longest)),
+        Failure::Lasting => (State::Failed, None, resume(pace.longest.max(RARELY))),
         Failure::Passing if attempts <= pace.burst.retries => (State::Owed, None, now.after(pace.burst.interval)),
         Failure::Passing => (State::Owed, None, resume(pause(attempts, pace, seed))),
     };

@@ -99,3 +99,20 @@ fn a_lineage_that_a_person_mistyped_is_refused_and_not_owed() {
     let _ = world.server(&["--push", "--lineage", "a.exmaple", "--domains", "nobody.example"]).ended(0);
     let _ = world.server(&["status"]).ended(0);
 }
+
+#[test]
+fn a_certificate_with_thousands_of_names_is_delivered() {
+    let world = World::new();
+    let mut target = world.target("web", &["h7.example"]);
+    target.updates = false;
+    target.write_config();
+    let names: Vec<String> = (0..2500).map(|n| format!("h{n}.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let lineage = world.lineage("many", &names);
+    world.write_server(&[&target]);
+    let _client = target.start();
+    let _ = world.hook(&lineage).ended(0);
+    let _ = world.server(&["--push"]).ended(0);
+    let deployed = std::fs::read(target.destination.join("many/fullchain.pem")).expect("fullchain.pem");
+    assert_eq!(deployed, std::fs::read(lineage.live.join("fullchain.pem")).expect("live"));
+}

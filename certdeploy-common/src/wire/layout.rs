@@ -19,8 +19,8 @@ pub const MANIFEST_PART: &str = "manifest.json.part";
 pub const RECEIPT: &str = "receipt.json";
 /// The virtual file in the root that answers with everything held.
 pub const HOLDINGS: &str = ".held.json";
-/// The largest manifest, in bytes.
-pub const MANIFEST_LIMIT: u64 = 64 * 1024;
+/// The largest manifest, in bytes: the leaf of the longest chain that is taken, and all its names.
+pub const MANIFEST_LIMIT: u64 = 512 * 1024;
 /// The largest receipt or list of holdings that a pusher reads, in bytes.
 pub const RECEIPT_LIMIT: u64 = 4 * 1024 * 1024;
 

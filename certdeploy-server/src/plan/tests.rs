@@ -64,6 +64,8 @@ fn known(held: Option<&str>, owed: Option<(&str, State)>) -> Known {
         acked_at: NOW,
         update: None,
         ask_at: None,
+        not_before: Some(0),
+        place: None,
     };
     let delivery = |(content, state)| Delivery {
         id: 7,
@@ -155,6 +157,54 @@ fn what_was_asked_for_by_hand_while_it_could_not_be_read_is_still_tried() {
         let mut known = known(Some("new"), Some(("new", state)));
         known.deliveries[0].digest = None;
         assert_eq!(word(change(&target, &known, &readable, Cause::Reconcile).as_ref()), want, "{state:?}");
+    }
+}
+
+#[test]
+fn what_is_older_than_what_is_held_is_owed_only_by_force() {
+    use State::{Failed, Owed, Refused};
+    let target = target(&["a.example"]);
+    // what begins when, held since when -> by the hook, by reconcile, by hand, by force
+    let cases = [
+        (5, Some(9), None, ["nothing", "nothing", "nothing", "force"]),
+        (9, Some(9), None, ["owe", "owe", "owe", "force"]),
+        (9, Some(5), None, ["owe", "owe", "owe", "force"]),
+        (5, None, None, ["owe", "owe", "owe", "force"]),
+        (5, Some(9), Some(("new", Owed)), ["drop", "drop", "drop", "force"]),
+        (5, Some(9), Some(("newest", Failed)), ["drop", "drop", "drop", "force"]),
+        (5, Some(9), Some(("new", Refused)), ["drop", "drop", "drop", "force"]),
+    ];
+    let by_hand =
+        [(false, false), (true, false), (true, true)].map(|(anew, force)| renewal(&["a.example"], anew, force));
+    let [hook, hand, force] = by_hand.each_ref().map(|renewal| Cause::Hint(renewal));
+    for (begins, since, owed, words) in cases {
+        let mut readable = readable(&["a.example"], "new");
+        readable.facts.not_before = begins;
+        let mut known = known(Some("old"), owed);
+        known.holdings[0].not_before = since;
+        let found =
+            [hook, Cause::Reconcile, hand, force].map(|cause| word(change(&target, &known, &readable, cause).as_ref()));
+        assert_eq!(found, words, "{begins} {since:?} {owed:?}");
+        assert_eq!(is_older(&target, &known, &readable), since == Some(9) && begins == 5);
+        if owed.is_some() {
+            known.deliveries[0].path = "/srv/x".into();
+            assert_eq!(change(&target, &known, &readable, hook), None, "another directory's is left alone");
+            known.deliveries[0].force = true;
+            let forced = change(&target, &known, &readable, hook);
+            let refused = known.deliveries[0].state == Refused;
+            assert_eq!(word(forced.as_ref()), if refused { "nothing" } else { "hasten" });
+        }
+    }
+}
+
+#[test]
+fn what_a_target_held_at_another_place_does_not_count() {
+    let (target, readable) = (target(&["a.example"]), readable(&["a.example"], "new"));
+    for (place, want) in [("certdeploy@[h]:22+", "nothing"), ("certdeploy@[h]:22+srv", "owe"), ("u@[h]:22+", "owe")] {
+        let mut known = known(Some("new"), None);
+        known.holdings[0].place = Some(place.into());
+        known.holdings[0].not_before = Some(7);
+        assert_eq!(word(change(&target, &known, &readable, Cause::Reconcile).as_ref()), want, "{place}");
     }
 }
 
@@ -269,7 +319,7 @@ fn a_failure_is_written_down_with_what_follows() {
     let passing = set_back(0, pace, Failure::Passing, "e".into(), 1, NOW);
     assert_eq!((passing.state, passing.attempts, passing.next_at), (State::Owed, 1, NOW.after(burst.interval)));
     let lasting = set_back(0, pace, Failure::Lasting, "e".into(), 1, NOW);
-    assert_eq!((lasting.state, lasting.next_at), (State::Failed, NOW.after(longest)));
+    assert_eq!((lasting.state, lasting.next_at), (State::Failed, NOW.after(longest * 6)), "never hot");
     let refused = set_back(3, pace, Failure::Refused(Some(digest("x"))), "e".into(), 1, NOW);
     assert_eq!((refused.state, refused.attempts, refused.digest), (State::Refused, 4, Some(digest("x"))));
     let once = Pace { resume: Some(NOW.after(longest * 9)), ..pace };
