@@ -119,6 +119,15 @@ pub fn all(live: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The directories in certbot's `live/` whose names are none of a lineage; nothing of them is ever delivered.
+#[must_use]
+pub fn strange(live: &Path) -> Vec<PathBuf> {
+    let entries = live.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut strange: Vec<PathBuf> = entries.filter(|path| path.is_dir() && Lineage::of_path(path).is_err()).collect();
+    strange.sort();
+    strange
+}
+
 /// Which of `paths` lay in certbot's `live/` and are no longer there; none if `live/` itself cannot be seen.
 #[must_use]
 pub fn gone<'a>(live: &Path, paths: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {

@@ -165,16 +165,19 @@ fn lineages_that_cannot_be_delivered_are_warnings() {
     symlink("../../archive/mixed.example/privkey1.pem", &key).unwrap();
     world.write_server(&[&web1, &web2]);
     let text = fs::read_to_string(world.server_config()).unwrap();
+    fs::create_dir(world.letsencrypt().join("live/mit leer")).unwrap();
     write(&world, &text.replace("    domains: [mixed.example]", "    domains: [mixed.example]\n    lineages: [gone]"));
     let ran = world.server(&["check"]).ended(0);
     says(
         &ran,
         &[
+            "is delivered to nobody: \"",
+            "mit leer\" is not a safe lineage name",
             "expired at ",
             "its files belong to different versions",
             "warning: target web1 gets nothing: no lineage that could be read carries ",
             "warning: target web2 wants lineage gone, which does not exist",
-            "0 errors, 5 warnings",
+            "0 errors, 6 warnings",
         ],
     );
 }

@@ -89,8 +89,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (one, other) = UnixStream::pair().unwrap();
-        send(&one, &Dir::open(temp.path()).unwrap(), &[listener]).unwrap();
+        let log = std::fs::File::create(temp.path().join("log")).unwrap();
+        let logs = Handed { own: None, library: Some(Arc::new(log)) };
+        send(&one, &Dir::open(temp.path()).unwrap(), &[listener], &logs).unwrap();
         let got = receive(&other).unwrap();
+        assert!(got.logs.own.is_none());
+        std::io::Write::write_all(&mut got.logs.library.as_deref().unwrap(), b"line").unwrap();
+        assert_eq!(std::fs::read(temp.path().join("log")).unwrap(), b"line");
         assert!(got.incoming.has("mark"));
         assert_eq!(got.listeners[0].local_addr().unwrap(), address);
     }

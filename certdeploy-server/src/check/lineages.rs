@@ -32,6 +32,11 @@ pub(super) fn look(settings: &Settings, at: &Places, findings: &mut Findings) {
             return;
         }
     };
+    for path in lineage::strange(live) {
+        if let Err(error) = Lineage::of_path(&path) {
+            findings.warn(format!("a directory in {} is delivered to nobody: {error}", live.display()));
+        }
+    }
     if paths.is_empty() {
         findings.note(format!("there is no lineage in {} yet", live.display()));
         return;
