@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use certdeploy_common::daemon::notify::Notifier;
 use certdeploy_common::daemon::shutdown::{self, Reload};
 use certdeploy_common::fs::lock::{self, Lock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +82,7 @@ pub async fn run(settings: Arc<Settings>, ssh: Ssh, invocation: &Invocation) -> 
         loading: None,
         renewals: Some(renewals),
         draining: JoinSet::new(),
+        anew: Arc::default(),
         damages: VecDeque::new(),
         failed_fast: false,
     };
@@ -129,6 +130,8 @@ struct Daemon {
     /// Dispatchers of former configs, finishing what they had begun. Nobody waits for them, and what they visit is
     /// claimed, so that the new one leaves it alone.
     draining: JoinSet<Result<Ended, QueueError>>,
+    /// How they tell the new one that there is something to be compared again.
+    anew: Arc<Notify>,
     damages: VecDeque<Instant>,
     failed_fast: bool,
 }
@@ -171,7 +174,7 @@ impl Daemon {
     fn dispatcher(&self, queue: Queue, round: CancellationToken) -> Work {
         let settings = Arc::clone(&self.settings.borrow());
         let dispatcher = Dispatcher::new(settings, queue, self.ssh.clone(), Mode::Daemon, clock::now);
-        let dispatcher = dispatcher.beating(self.notifier.heart());
+        let dispatcher = dispatcher.beating(self.notifier.heart()).comparing(Arc::clone(&self.anew));
         let wake = self.wake.clone();
         Box::pin(async move { dispatcher.run(round, wake.as_deref()).await })
     }

@@ -93,6 +93,11 @@ impl Look {
         }
     }
 
+    /// Whether a target has lost something that was not looked at yet.
+    pub(super) fn has_lost(&self) -> bool {
+        self.items.iter().any(|item| matches!(item, Item::Lost(..)))
+    }
+
     /// Reads the next one. It can be dropped and called again.
     pub(super) async fn read(&mut self, now: Millis) -> Option<(Item, Arc<Read>)> {
         if self.reading.is_none() {
@@ -218,9 +223,11 @@ fn changes<'a>(
             for warning in &readable.facts.warnings {
                 tracing::warn!("{}: {warning}", renewal.path.display());
             }
+            let targets = telling_of_older(targets, of, readable, renewal.anew && renewal.force);
             targets.filter_map(|target| plan::change(target, of(target), readable, Cause::Hint(renewal))).collect()
         }
         (Ok(readable), Item::Compare(_) | Item::Lost(..)) => {
+            let targets = telling_of_older(targets, of, readable, false);
             targets.filter_map(|target| plan::change(target, of(target), readable, Cause::Reconcile)).collect()
         }
         (Err((error, _)), Item::Renewal(_, renewal)) => {
@@ -233,6 +240,27 @@ fn changes<'a>(
         }
         (Err(_), Item::Compare(_) | Item::Lost(..)) => Vec::new(),
     }
+}
+
+/// Says once for all of them that they are not given what is older than what they hold.
+fn telling_of_older<'a, 'k>(
+    targets: impl Iterator<Item = &'a Target>,
+    of: impl Fn(&Target) -> &'k Known,
+    readable: &Readable,
+    forced: bool,
+) -> impl Iterator<Item = &'a Target> {
+    let targets: Vec<&Target> = targets.collect();
+    let gets = |target: &&&Target| plan::gets(target, &readable.lineage, &readable.facts.names);
+    let older = targets.iter().filter(gets).filter(|target| plan::is_older(target, of(target), readable));
+    let older: Vec<&str> = older.map(|target| target.id.as_str()).collect();
+    if let (Some(first), false) = (older.first(), forced) {
+        let (path, count) = (readable.path.display(), older.len());
+        tracing::warn!(
+            "{path} is older than what {count} targets hold ({first}{}); it is pushed to them only with --force",
+            if count > 1 { ", ..." } else { "" }
+        );
+    }
+    targets.into_iter()
 }
 
 fn tell(renewal: &Renewal, read: &Read, changes: &[Change]) {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use certdeploy_common::daemon::notify::Heart;
 use certdeploy_common::fs::lock::Lock;
+use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +89,12 @@ pub struct Dispatcher<T> {
     reconcile_at: Millis,
     gather_until: Millis,
     ended: Ended,
+    /// The longest that anything waits.
+    furthest: Duration,
+    /// Cancelled when no visit may begin to push any more.
+    over: CancellationToken,
+    /// Told when everything is to be compared again.
+    anew: Arc<Notify>,
     clock: fn() -> Millis,
     heart: Heart,
 }
@@ -98,6 +105,8 @@ impl<T: Transport> Dispatcher<T> {
     pub fn new(settings: Arc<Settings>, queue: Queue, transport: T, mode: Mode, clock: fn() -> Millis) -> Self {
         let now = clock();
         let shelf = Arc::new(Shelf::new(settings.live_directory.clone()));
+        let bursts = settings.targets.iter().map(|target| target.burst.interval).max().unwrap_or_default();
+        let furthest = settings.push.longest.max(settings.reconcile_interval).max(bursts * 2);
         Self {
             targets: settings.targets.iter().cloned().map(Arc::new).collect(),
             look: Look::new(&settings.targets, Arc::clone(&shelf)),
@@ -122,6 +131,9 @@ impl<T: Transport> Dispatcher<T> {
             reconcile_at: now,
             gather_until: now,
             ended: Ended::Quietly,
+            furthest,
+            over: CancellationToken::new(),
+            anew: Arc::default(),
             clock,
             heart: Heart::default(),
         }
@@ -133,12 +145,19 @@ impl<T: Transport> Dispatcher<T> {
         Self { heart, ..self }
     }
 
+    /// The same loop, comparing everything again whenever it is told to: by one that ended after it had begun.
+    #[must_use]
+    pub fn comparing(self, anew: Arc<Notify>) -> Self {
+        Self { anew, ..self }
+    }
+
     /// Goes on until `stop`, or until there is nothing left to do.
     ///
     /// # Errors
     /// The queue.
     pub async fn run(mut self, stop: CancellationToken, wake: Option<&Wake>) -> Result<Ended, QueueError> {
         tracing::debug!("Server.serve_forever: one_shot={}", if self.mode == Mode::Once { "True" } else { "False" });
+        self.over = stop.clone();
         self.begin().await?;
         loop {
             self.heart.beat();
@@ -165,6 +184,7 @@ impl<T: Transport> Dispatcher<T> {
                 }
                 () = self.room.moved(), if !idle => {}
                 () = rung(wake) => self.look_at = now,
+                () = self.anew.notified() => self.reconcile_at = now,
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return self.stop().await,
             }
@@ -181,6 +201,10 @@ impl<T: Transport> Dispatcher<T> {
         if !self.running.is_empty() {
             tracing::warn!("Gave up {} visits under way; they are still owed", self.running.len());
         }
+        if self.look.has_lost() {
+            // Whoever follows may have compared before this was known.
+            self.anew.notify_one();
+        }
         Ok(self.ended)
     }
 
@@ -195,6 +219,10 @@ impl<T: Transport> Dispatcher<T> {
                 let count = self.queue.drop_target(&target)?;
                 tracing::info!("{target} is not in the config any more; {count} lineages are not owed to it now");
             }
+        }
+        let places = self.targets.iter().map(|target| (&target.id, target.whereabouts()));
+        for target in self.queue.moved(places)? {
+            tracing::info!("{target} is at another place now; what it was given before does not count");
         }
         if self.mode == Mode::Daemon {
             // A start is a hint that something was mended: what waits in a long pause is tried again.
@@ -294,8 +322,7 @@ impl<T: Transport> Dispatcher<T> {
 
     /// Nobody waits longer than until then: what says so was written under another clock.
     fn horizon(&self, now: Millis) -> Millis {
-        let bursts = self.targets.iter().map(|target| target.burst.interval).max().unwrap_or_default();
-        now.after(self.settings.push.longest.max(self.settings.reconcile_interval).max(bursts))
+        now.after(self.furthest)
     }
 
     /// How long there is nothing to do.

@@ -59,7 +59,8 @@ impl<T: Transport> Dispatcher<T> {
                 }
             };
             let Some(errand) = self.errand(index, target, standing, seat, now)? else { continue };
-            let visit = self.running.spawn(visit::run(Arc::clone(&self.transport), errand, self.clock));
+            let visit = visit::run(Arc::clone(&self.transport), errand, self.over.clone(), self.clock);
+            let visit = self.running.spawn(visit);
             self.visits.insert(visit.id(), (index, lock));
             self.visited.insert(index);
             self.start_at = now.after(self.settings.push.interval);

@@ -5,6 +5,7 @@ mod files;
 mod first;
 mod fleet;
 mod once;
+mod reload;
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -143,6 +144,7 @@ struct Stage {
     settings: Arc<Settings>,
     fake: Fake,
     stop: CancellationToken,
+    anew: Arc<Notify>,
 }
 
 impl Stage {
@@ -171,7 +173,8 @@ impl Stage {
                 std::fs::write(lineage.join(name), text).unwrap();
             }
         }
-        Self { dir, settings: Arc::new(settings), fake: Fake::default(), stop: CancellationToken::new() }
+        let (fake, stop, anew) = (Fake::default(), CancellationToken::new(), Arc::default());
+        Self { dir, settings: Arc::new(settings), fake, stop, anew }
     }
 
     fn act(&self, target: &str, acts: &[Act]) {
@@ -195,6 +198,7 @@ impl Stage {
     /// Runs for so many seconds at most, and says how it ended and what the targets saw.
     async fn run(&self, mode: Mode, seconds: u64) -> (Ended, Vec<(u64, String, usize, Ask)>) {
         let dispatcher = Dispatcher::new(Arc::clone(&self.settings), self.queue(), self.fake.clone(), mode, paused);
+        let dispatcher = dispatcher.comparing(Arc::clone(&self.anew));
         let stop = self.stop.clone();
         let end = async {
             tokio::time::sleep(Duration::from_secs(seconds)).await;

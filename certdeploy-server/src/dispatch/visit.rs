@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use certdeploy_common::cert::{Digest, FileName, check};
 use certdeploy_common::wire::{Held, Holdings, Receipt, Update, Verdict};
+use tokio_util::sync::CancellationToken;
 
 use super::room::Seat;
 use super::shelf::Shelf;
@@ -59,8 +60,14 @@ impl End {
     }
 }
 
-/// Connects, waits for its turn, reads, pushes, asks.
-pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: fn() -> Millis) -> Report {
+/// Connects, waits for its turn, reads, pushes, asks. When it is `over` before it has its turn, nothing is sent: the
+/// config may say otherwise by now. What has no end then is owed as before.
+pub(super) async fn run<T: Transport>(
+    transport: Arc<T>,
+    errand: Errand,
+    over: CancellationToken,
+    clock: fn() -> Millis,
+) -> Report {
     let Errand { target, shelf, mut seat, deliveries, ask } = errand;
     let mut ends = Vec::with_capacity(deliveries.len());
     // Nobody is bothered for what cannot be sent.
@@ -78,14 +85,23 @@ pub(super) async fn run<T: Transport>(transport: Arc<T>, errand: Errand, clock: 
     if sendable.is_empty() && matches!(ask, Ask::Nothing | Ask::First) {
         return Report { ends, holdings: None };
     }
-    let line = match transport.connect(&target).await {
+    let connected = tokio::select! {
+        biased;
+        () = over.cancelled() => return Report { ends, holdings: None },
+        connected = transport.connect(&target) => connected,
+    };
+    let line = match connected {
         Ok(line) => line,
         Err(error) => {
             ends.extend(sendable.into_iter().map(|delivery| (delivery, End::of(&error))));
             return Report { ends, holdings: (ask == Ask::Holdings).then_some(Err(error)) };
         }
     };
-    seat.push().await;
+    tokio::select! {
+        biased;
+        () = over.cancelled() => return Report { ends, holdings: None },
+        () = seat.push() => {}
+    }
     // Read only now: while it waited for its turn it held no key, and what is sent is the newest.
     let (mut sent, mut parcels) = (Vec::with_capacity(sendable.len()), Vec::with_capacity(sendable.len()));
     for delivery in sendable {
@@ -117,6 +133,8 @@ struct Sent {
     digest: Digest,
     serial: String,
     not_after: i64,
+    not_before: i64,
+    place: String,
 }
 
 async fn prepare(target: &Target, shelf: &Shelf, delivery: &Delivery, now: Millis) -> Result<(Parcel, Sent), End> {
@@ -140,7 +158,13 @@ async fn prepare(target: &Target, shelf: &Shelf, delivery: &Delivery, now: Milli
         return Err(End::failed(Failure::Passing, error));
     }
     let bundle = bundle.only(&target.wanted);
-    let sent = Sent { digest: bundle.digest(), serial: facts.serial.clone(), not_after: facts.not_after };
+    let sent = Sent {
+        digest: bundle.digest(),
+        serial: facts.serial.clone(),
+        not_after: facts.not_after,
+        not_before: facts.not_before,
+        place: target.whereabouts(),
+    };
     let leaf = facts.leaf.clone();
     let parcel = Parcel { lineage: lineage.clone(), bundle, domains, leaf, time: now.seconds(), force };
     Ok((parcel, sent))
@@ -182,6 +206,8 @@ fn holding(delivery: &Delivery, sent: Sent, now: Millis) -> Holding {
         acked_at: now,
         update: None,
         ask_at: None,
+        not_before: Some(sent.not_before),
+        place: Some(sent.place),
     }
 }
 
