@@ -95,6 +95,7 @@ impl QueueError {
                     | ErrorCode::CannotOpen
                     | ErrorCode::DatabaseBusy
                     | ErrorCode::DatabaseLocked
+                    | ErrorCode::FileLockingProtocolFailed
             )
         )
     }
@@ -131,7 +132,7 @@ fn said(error: &rusqlite::Error) -> String {
         Some(ErrorCode::ReadOnly) => "nothing can be written there: is the file system mounted read-only?",
         Some(ErrorCode::CannotOpen) => "its directory or its file cannot be written: look at space, owner and modes",
         Some(ErrorCode::PermissionDenied) => "run hook and daemon as the user that owns `queue_dir`",
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
             "another process holds it for too long; is one of them stopped or stuck?"
         }
         _ if is_damage(error) => "it is damaged; the daemon and --push set it aside when they start",
@@ -158,6 +159,7 @@ mod tests {
             (rusqlite::ffi::SQLITE_READONLY, "mounted read-only", true, false),
             (rusqlite::ffi::SQLITE_CANTOPEN, "look at space, owner and modes", true, false),
             (rusqlite::ffi::SQLITE_BUSY, "stopped or stuck", true, false),
+            (rusqlite::ffi::SQLITE_PROTOCOL, "stopped or stuck", true, false),
             (rusqlite::ffi::SQLITE_CORRUPT, "set it aside", false, true),
             (rusqlite::ffi::SQLITE_NOTADB, "set it aside", false, true),
         ];

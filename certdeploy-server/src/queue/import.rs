@@ -69,7 +69,11 @@ fn all<'a>(queue: &mut Queue, directories: impl Iterator<Item = &'a PathBuf>, kn
 
 fn one(queue: &mut Queue, directory: &Path, file: &Path, known: Known<'_>, now: Millis) -> Result<(), ImportError> {
     let _lock = PythonLock::take(directory);
-    let bytes = read(file)?;
+    let bytes = match read(file) {
+        // Another process of ours has taken it over meanwhile.
+        Err(ImportError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
     let shown = file.display();
     let Ok(entries) = serde_json::from_slice::<Map<String, Value>>(&bytes) else {
         let aside = PathBuf::from(format!("{shown}.damaged-{}", now.0));
@@ -353,5 +357,13 @@ mod tests {
         std::fs::write(scene.dir.path().join("queue").join(LOCK), "").unwrap();
         assert_eq!(scene.import().len(), 1);
         assert_eq!(scene.names(), ["queue.json.imported-7", LOCK]);
+    }
+
+    #[test]
+    fn what_another_process_took_over_meanwhile_is_no_error() {
+        let mut scene = Scene::new();
+        let (file, live) = (scene.json(), scene.dir.path().join("live"));
+        let known = Known { targets: &scene.targets, live: &live };
+        one(&mut scene.queue, file.parent().unwrap(), &file, known, NOW).unwrap();
     }
 }
