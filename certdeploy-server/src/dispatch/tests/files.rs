@@ -10,6 +10,7 @@ use super::*;
 /// Set in the process that may open only a few files; the limit would concern all tests of this one.
 const CONFINED: &str = "CERTDEPLOY_TEST_CONFINED";
 
+#[expect(clippy::disallowed_methods, reason = "this very test, in a process of its own")]
 #[tokio::test(start_paused = true)]
 async fn when_no_file_can_be_opened_targets_wait_and_the_round_goes_on() {
     if std::env::var_os(CONFINED).is_none() {
