@@ -65,11 +65,12 @@ fn is_meant(target: &Target, readable: &Readable, asked: &[Domain]) -> bool {
 #[must_use]
 pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<'_>) -> Option<Change> {
     let existing = known.deliveries.iter().find(|delivery| delivery.lineage == readable.lineage);
+    // What another directory of this name brings is another certificate, perhaps a newer one.
+    let ours = existing.filter(|delivery| delivery.path == readable.path);
+    let drop_ours = || ours.map(|delivery| Change::Drop { id: delivery.id });
     if !gets(target, &readable.lineage, &readable.facts.names) {
         // The certificate or the config no longer says so.
-        return existing
-            .filter(|delivery| delivery.path == readable.path)
-            .map(|delivery| Change::Drop { id: delivery.id });
+        return drop_ours();
     }
     if let Cause::Hint(renewal) = cause
         && renewal.anew
@@ -103,15 +104,12 @@ pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<
     match existing {
         // Forced: somebody asked for exactly this, acknowledged or not.
         Some(delivery) if delivery.force && fresh(delivery) => hasten(delivery, cause),
-        // What another directory brings may be newer.
-        _ if older => {
-            existing.filter(|delivery| delivery.path == readable.path).map(|delivery| Change::Drop { id: delivery.id })
-        }
+        _ if older => drop_ours(),
         // Held and owed all the same: somebody asked for it by hand.
         Some(delivery) if same(delivery) && fresh(delivery) => hasten(delivery, cause),
         // Owed since it could not be read: by hand perhaps, and only an attempt can tell.
         Some(delivery) if settled && delivery.digest.is_none() && fresh(delivery) => hasten(delivery, cause),
-        _ if settled => existing.map(|delivery| Change::Drop { id: delivery.id }),
+        _ if settled => drop_ours(),
         // What was refused, forced or not, is no longer in the way once the files are others.
         Some(delivery) if same(delivery) => None,
         _ => owe(false),

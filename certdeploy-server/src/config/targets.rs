@@ -80,6 +80,12 @@ impl Target {
         format!("{}@[{}]:{}", self.username, self.address, self.port)
     }
 
+    /// Where its files go: who is elsewhere, or puts them elsewhere, holds nothing of what was delivered here.
+    #[must_use]
+    pub fn whereabouts(&self) -> String {
+        format!("{}+{}", self.place(), self.path)
+    }
+
     /// [`Self::place`], with the name after it where the config gives one.
     #[must_use]
     pub fn shown(&self) -> String {

@@ -176,7 +176,7 @@ fn what_is_older_than_what_is_held_is_owed_only_by_force() {
     ];
     let by_hand =
         [(false, false), (true, false), (true, true)].map(|(anew, force)| renewal(&["a.example"], anew, force));
-    let [hook, hand, force] = by_hand.each_ref().map(|renewal| Cause::Hint(renewal));
+    let [hook, hand, force] = by_hand.each_ref().map(Cause::Hint);
     for (begins, since, owed, words) in cases {
         let mut readable = readable(&["a.example"], "new");
         readable.facts.not_before = begins;

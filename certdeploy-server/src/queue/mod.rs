@@ -309,7 +309,8 @@ fn owe(connection: &Transaction<'_>, owed: &Owed, now: Millis) -> rusqlite::Resu
 
 fn hold(connection: &Transaction<'_>, holding: &Holding) -> rusqlite::Result<()> {
     const SQL: &str = "INSERT OR REPLACE INTO holding (target, lineage, digest, serial, not_after, generation, \
-        acked_at, update_state, update_due, update_reason, ask_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        acked_at, update_state, update_due, update_reason, ask_at, not_before, place) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     let (state, due, reason) = rows::update_columns(holding.update.as_ref());
     connection.prepare_cached(SQL)?.execute(params![
         holding.target.as_str(),
@@ -322,7 +323,9 @@ fn hold(connection: &Transaction<'_>, holding: &Holding) -> rusqlite::Result<()>
         state,
         due,
         reason,
-        holding.ask_at.map(|at| at.0)
+        holding.ask_at.map(|at| at.0),
+        holding.not_before,
+        holding.place
     ])?;
     Ok(())
 }

@@ -64,7 +64,9 @@ impl Place {
             Ok(Found::Ours) => {}
             // Whoever keeps it busy may be looking as well; the next look will tell.
             Err(error) if patience::is_busy(&error) => return Ok(()),
-            Ok(Found::Newer(_) | Found::Foreign) => return Err(self.damaged("it is another database now".to_owned())),
+            Ok(Found::Older | Found::Newer(_) | Found::Foreign) => {
+                return Err(self.damaged("it is another database now".to_owned()));
+            }
             Err(error) if is_damage(&error) => return Err(self.damaged(error.to_string())),
             Err(source) => return Err(QueueError::Database { path: self.file.clone(), source }),
         }
@@ -100,7 +102,7 @@ pub(super) fn open(directory: &Path, check: Check, now: Millis) -> Result<Place,
             There::Nothing | There::File => match patiently(|| connect(&file, check)) {
                 Ok((connection, Found::Ours)) => return place(connection, file, lock),
                 Ok((_, Found::Newer(version))) => return Err(QueueError::Newer { path: file, version }),
-                Ok((_, Found::Foreign)) => "it has other tables".to_owned(),
+                Ok((_, Found::Older | Found::Foreign)) => "it has other tables".to_owned(),
                 Err(error) if is_damage(&error) || is_sealed(&error, &file) => error.to_string(),
                 Err(source) => return Err(QueueError::Database { path: file, source }),
             },
@@ -126,13 +128,17 @@ pub(super) fn look(directory: &Path) -> Result<Option<Place>, QueueError> {
     let lock = shared_lock(directory, patience::LIMIT)?;
     let database = |source| QueueError::Database { path: file.clone(), source };
     // Not read-only: looking into a WAL database writes its index, and may be the first to recover it.
-    let connection = Connection::open_with_flags(&file, flags(false)).map_err(database)?;
+    let mut connection = Connection::open_with_flags(&file, flags(false)).map_err(database)?;
     patiently(|| schema::prepare(&connection)).map_err(database)?;
-    match patiently(|| schema::found(&connection)).map_err(database)? {
+    let mut found = patiently(|| schema::found(&connection)).map_err(database)?;
+    if found == Some(Found::Older) {
+        found = Some(patiently(|| schema::migrate(&mut connection)).map_err(database)?);
+    }
+    match found {
         Some(Found::Ours) => {}
         Some(Found::Newer(version)) => return Err(QueueError::Newer { path: file, version }),
         None => return Ok(None),
-        Some(Found::Foreign) => return Err(QueueError::Foreign(file)),
+        Some(Found::Older | Found::Foreign) => return Err(QueueError::Foreign(file)),
     }
     place(connection, file, lock).map(Some)
 }
@@ -247,7 +253,7 @@ fn connect(file: &Path, check: Check) -> rusqlite::Result<(Connection, Found)> {
             schema::prepare(&connection)?;
             Found::Ours
         }
-        None => {
+        Some(Found::Older) | None => {
             // One at a time: who changes an empty file to WAL beside another who does the same may wait for that one's
             // shared lock, which a WAL connection keeps for as long as it is open.
             let _alone = making(file)?;

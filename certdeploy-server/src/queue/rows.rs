@@ -88,6 +88,10 @@ pub struct Holding {
     pub update: Option<Update>,
     /// When to ask for news.
     pub ask_at: Option<Millis>,
+    /// When the leaf begins, in Unix seconds; unknown of what an earlier version wrote.
+    pub not_before: Option<i64>,
+    /// Where the target was when it acknowledged: under its name there may be another host now.
+    pub place: Option<String>,
 }
 
 pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
@@ -127,6 +131,8 @@ pub(super) fn holding(row: &Row<'_>) -> rusqlite::Result<Holding> {
         acked_at: Millis(row.get("acked_at")?),
         update,
         ask_at: row.get::<_, Option<i64>>("ask_at")?.map(Millis),
+        not_before: row.get("not_before")?,
+        place: row.get("place")?,
     })
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, ErrorCode, Result};
 
 /// The version that this program writes; a newer one is left alone.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// What makes the file ours ("CDQ1").
 const APPLICATION: i64 = 0x4344_5131;
@@ -13,6 +13,8 @@ const APPLICATION: i64 = 0x4344_5131;
 pub enum Found {
     /// Ours, with all tables.
     Ours,
+    /// Ours, as the first version had it.
+    Older,
     /// Ours, but written by a later version.
     Newer(i64),
     /// Somebody else's.
@@ -58,6 +60,8 @@ CREATE TABLE holding (
     update_due    INTEGER,
     update_reason TEXT,
     ask_at        INTEGER,
+    not_before    INTEGER,
+    place         TEXT,
     PRIMARY KEY (target, lineage)
 ) WITHOUT ROWID;
 CREATE INDEX holding_lineage ON holding (lineage);
@@ -65,6 +69,12 @@ CREATE TABLE note (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
+";
+
+/// From the first version to this one.
+const UPGRADE: &str = "
+ALTER TABLE holding ADD COLUMN not_before INTEGER;
+ALTER TABLE holding ADD COLUMN place TEXT;
 ";
 
 /// Sets the connection up: a commit is on the disk when it returns, and a busy file is waited for.
@@ -78,20 +88,21 @@ pub fn prepare(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "foreign_keys", "ON")
 }
 
-/// Makes the tables if there are none.
+/// Makes the tables if there are none, and brings those of the first version up to date.
 ///
 /// # Errors
 /// Not a database, damaged, or not writable.
 pub fn migrate(connection: &mut Connection) -> Result<Found> {
     match found(connection)? {
-        Some(found) => Ok(found),
-        None => {
+        Some(found @ (Found::Ours | Found::Newer(_) | Found::Foreign)) => Ok(found),
+        Some(Found::Older) | None => {
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             // Another process may have made them while we waited for the lock.
-            if let Some(found) = found(&transaction)? {
-                return Ok(found);
+            match found(&transaction)? {
+                None => transaction.execute_batch(TABLES)?,
+                Some(Found::Older) => transaction.execute_batch(UPGRADE)?,
+                Some(found) => return Ok(found),
             }
-            transaction.execute_batch(TABLES)?;
             transaction.pragma_update(None, "application_id", APPLICATION)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             transaction.commit()?;
@@ -107,24 +118,29 @@ pub fn migrate(connection: &mut Connection) -> Result<Found> {
 pub fn found(connection: &Connection) -> Result<Option<Found>> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     Ok(match (number("application_id")?, number("user_version")?) {
-        (APPLICATION, VERSION) if has_our_tables(connection)? => Some(Found::Ours),
+        (APPLICATION, VERSION) if has_our_tables(connection, HOLDING)? => Some(Found::Ours),
+        (APPLICATION, 1) if has_our_tables(connection, FORMER_HOLDING)? => Some(Found::Older),
         (APPLICATION, newer) if newer > VERSION => Some(Found::Newer(newer)),
         (0, 0) if connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))? => None,
         _ => Some(Found::Foreign),
     })
 }
 
+const FORMER_HOLDING: &str = "SELECT target, lineage, digest, serial, not_after, generation, acked_at, update_state, \
+                              update_due, update_reason, ask_at FROM holding";
+const HOLDING: &str = "SELECT target, lineage, digest, serial, not_after, generation, acked_at, update_state, \
+                       update_due, update_reason, ask_at, not_before, place FROM holding";
+
 /// Whether every table has the columns that we ask for.
-fn has_our_tables(connection: &Connection) -> Result<bool> {
-    const ASKED: [&str; 4] = [
+fn has_our_tables(connection: &Connection, holding: &str) -> Result<bool> {
+    let asked = [
         "SELECT id, path, domains, force, anew, at FROM renewal",
         "SELECT id, target, lineage, path, digest, serial, not_after, force, state, attempts, next_at, last_error, \
          created_at, updated_at FROM delivery",
-        "SELECT target, lineage, digest, serial, not_after, generation, acked_at, update_state, update_due, \
-         update_reason, ask_at FROM holding",
+        holding,
         "SELECT name, value FROM note",
     ];
-    for sql in ASKED {
+    for sql in asked {
         match connection.prepare(sql) {
             Ok(_) => {}
             Err(error) if super::error::code(&error) == Some(ErrorCode::Unknown) => return Ok(false),

@@ -35,6 +35,27 @@ impl Forgotten {
 }
 
 impl Queue {
+    /// Forgets what targets acknowledged elsewhere than where they are now, as the config says; says whose.
+    ///
+    /// # Errors
+    /// The database; then nothing has changed.
+    pub fn moved<'a>(&mut self, now: impl IntoIterator<Item = (&'a TargetId, String)>) -> Outcome<Vec<TargetId>> {
+        const ELSEWHERE: &str = "DELETE FROM holding WHERE target = ?1 AND place <> ?2";
+        const UNKNOWN: &str = "UPDATE holding SET place = ?2 WHERE target = ?1 AND place IS NULL";
+        self.run(|connection| {
+            let (mut elsewhere, mut unknown) =
+                (connection.prepare_cached(ELSEWHERE)?, connection.prepare_cached(UNKNOWN)?);
+            let mut moved = Vec::new();
+            for (target, place) in now {
+                if elsewhere.execute(params![target.as_str(), place])? > 0 {
+                    moved.push(target.clone());
+                }
+                unknown.execute(params![target.as_str(), place])?;
+            }
+            Ok(moved)
+        })
+    }
+
     /// What the queue holds of it; nothing changes.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ fn holding(lineage: &str) -> Holding {
         acked_at: NOW,
         update: Some(Update::Pending { due: 9 }),
         ask_at: Some(Millis(10_000)),
+        not_before: Some(3),
+        place: Some("u@[h]:22+".into()),
     }
 }
 
@@ -88,6 +90,42 @@ fn the_end_of_an_older_push_does_not_end_a_newer_duty() {
     assert_eq!((left.len(), left[0].state, left[0].attempts), (1, State::Owed, 0));
     queue.set_back(left[0].id, &setback, NOW).unwrap();
     assert_eq!(queue.deliveries_to(&left[0].target).unwrap()[0].last_error.as_deref(), Some("no"));
+}
+
+#[test]
+fn a_queue_of_the_first_version_is_brought_up_to_date() {
+    for look in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut queue = open(dir.path());
+        queue.hold(&[holding("x")]).unwrap();
+        queue.apply(&[owed("y", b"1")], NOW).unwrap();
+        drop(queue);
+        let file = rusqlite::Connection::open(dir.path().join("queue.sqlite")).unwrap();
+        for column in ["not_before", "place"] {
+            file.execute(&format!("ALTER TABLE holding DROP COLUMN {column}"), []).unwrap();
+        }
+        file.pragma_update(None, "user_version", 1).unwrap();
+        drop(file);
+        let mut queue = if look { Queue::look(dir.path()).unwrap().unwrap() } else { open(dir.path()) };
+        assert_eq!(queue.holdings().unwrap(), [Holding { not_before: None, place: None, ..holding("x") }]);
+        assert_eq!(queue.deliveries().unwrap().len(), 1);
+        queue.hold(&[holding("x")]).unwrap();
+        queue.still_there().unwrap();
+        assert_eq!(open(dir.path()).holdings().unwrap(), [holding("x")]);
+        assert!(!dir.path().read_dir().unwrap().any(|file| is_aside(&file.unwrap())));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_at_another_place_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut queue = open(dir.path());
+    let target = TargetId::stored("t".into());
+    queue.hold(&[holding("x"), Holding { place: None, ..holding("y") }]).unwrap();
+    assert!(queue.moved([(&target, "u@[h]:22+".to_owned())]).unwrap().is_empty());
+    assert!(queue.holdings().unwrap().iter().all(|held| held.place.as_deref() == Some("u@[h]:22+")));
+    assert_eq!(queue.moved([(&target, "u@[i]:22+".to_owned())]).unwrap(), std::slice::from_ref(&target));
+    assert!(queue.holdings().unwrap().is_empty());
 }
 
 #[test]

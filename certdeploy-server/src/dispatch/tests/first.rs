@@ -106,3 +106,43 @@ async fn what_is_acknowledged_and_asked_about_in_one_visit_is_the_new_one() {
     let told = stage.fake.0.held.lock().unwrap()["t0"].clone();
     assert_eq!(Some(&after[0].digest), told.lineages.values().map(|held| &held.digest).next());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_named_target_that_is_another_host_now_gets_everything() {
+    for mode in [Mode::Daemon, Mode::Once] {
+        let stage = Stage::new(2, 2, "");
+        let _ = stage.run(Mode::Daemon, 5).await;
+        let mut settings = (*stage.settings).clone();
+        settings.targets[1].address = "other".into();
+        let stage = Stage { settings: Arc::new(settings), stop: CancellationToken::new(), ..stage };
+        stage.renew(0);
+        stage.renew(1);
+        let (_, seen) = stage.run(mode, 5).await;
+        assert_eq!(seen, [(5, "t1".to_owned(), 2, Ask::First)], "{mode:?}");
+        let stage = Stage { stop: CancellationToken::new(), ..stage };
+        assert_eq!(stage.run(mode, 5).await.1, []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_certificate_from_another_directory_does_not_alternate_with_the_newer() {
+    let stage = Stage::new(1, 1, "reconcile_interval: 60\n");
+    let _ = stage.run(Mode::Daemon, 5).await;
+    let stage = Stage { stop: CancellationToken::new(), ..stage };
+    let newer = stage.dir.path().join("srv/l0");
+    std::fs::create_dir_all(&newer).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["a.example".into()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(4000, 1, 1);
+    std::fs::write(newer.join("fullchain.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(newer.join("privkey.pem"), key.serialize_pem()).unwrap();
+    let lineage = "l0".parse().unwrap();
+    let renewal = Renewal { path: newer, lineage, domains: vec![], force: false, anew: false };
+    stage.queue().append(&renewal, paused()).unwrap();
+    let (_, seen) = stage.run(Mode::Daemon, 1000).await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    let held = stage.queue().holdings().unwrap();
+    assert_eq!(held[0].not_before, Some(1_577_836_800), "the newer stays");
+    assert!(stage.queue().deliveries().unwrap().is_empty());
+}

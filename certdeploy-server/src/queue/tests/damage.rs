@@ -147,12 +147,12 @@ fn a_newer_queue_is_refused_and_not_a_byte_of_it_changes() {
     let dir = folder();
     let file = dir.path().join(FILE);
     put(dir.path(), &filled());
-    rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let before = std::fs::read(&file).unwrap();
     for check in [Check::Opening, Check::Whole] {
-        assert!(matches!(Queue::open(dir.path(), check, NOW), Err(QueueError::Newer { version: 2, .. })));
+        assert!(matches!(Queue::open(dir.path(), check, NOW), Err(QueueError::Newer { version: 3, .. })));
     }
-    assert!(matches!(Queue::look(dir.path()), Err(QueueError::Newer { version: 2, .. })));
+    assert!(matches!(Queue::look(dir.path()), Err(QueueError::Newer { version: 3, .. })));
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }
 

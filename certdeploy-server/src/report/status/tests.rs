@@ -27,6 +27,8 @@ fn holding(update: Update) -> Holding {
         acked_at: Millis(5_000),
         update: Some(update),
         ask_at: None,
+        not_before: None,
+        place: None,
     }
 }
 
@@ -59,6 +61,15 @@ fn all_is_fine_when_everything_is_delivered_and_updated() {
     assert_eq!(states, [("one", "delivered"), ("two", "none")]);
     let table = status.table();
     assert!(table.contains("one     x        delivered  0a      1972-09-27 00:00:00  2    done"), "{table}");
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_yet_is_marked() {
+    for (begins, mark) in [(Some(NOW.seconds() + 1), Some("not yet")), (Some(0), Some("good")), (None, Some("good"))] {
+        let status = shown(vec![], vec![Holding { not_before: begins, ..holding(Update::Done) }], 0);
+        assert_eq!(status.deliveries[0].expiry, mark);
+        assert_eq!(status.table().contains("1972-09-27 00:00:00 NOT YET VALID"), mark == Some("not yet"));
+    }
 }
 
 #[test]
