@@ -5,14 +5,15 @@ mod lineages;
 mod places;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use certdeploy_common::daemon::exit::Exit;
-use certdeploy_common::daemon::logging::{LogLevel, Stream};
+use certdeploy_common::daemon::logging::{LogLevel, Stream, escape};
 
 use crate::cli::{Invocation, LogOptions};
 use crate::config::effective;
 use crate::config::{self, Examined, Settings};
+use crate::report::counted;
 use crate::{Failure, log};
 
 /// The most lines of one kind that are printed; the count of the rest follows.
@@ -47,14 +48,15 @@ impl Findings {
         let mut text = String::new();
         for lines in [&self.errors, &self.warnings, &self.notes] {
             for line in lines.iter().take(LINES) {
-                let _ = writeln!(text, "{line}");
+                // Names come from files that others write.
+                let _ = writeln!(text, "{}", escape(line));
             }
             if let Some(more @ 1..) = lines.len().checked_sub(LINES) {
                 let _ = writeln!(text, "... and {more} more");
             }
         }
-        let (errors, warnings) = (self.errors.len(), self.warnings.len());
-        let _ = writeln!(text, "{errors} errors, {warnings} warnings");
+        let (errors, warnings) = (counted(self.errors.len(), "error"), counted(self.warnings.len(), "warning"));
+        let _ = writeln!(text, "{errors}, {warnings}");
         text
     }
 }
@@ -66,7 +68,7 @@ pub(crate) fn check(invocation: &Invocation, effective: bool) -> Result<Exit, Fa
     let Examined { settings, errors, warnings } = config::examine(file, &text);
     let mut findings = Findings { errors, warnings, notes: Vec::new() };
     if let Some(settings) = &settings {
-        look(file, &text, settings, &mut findings);
+        look(invocation, &text, settings, &mut findings);
     }
     let fine = findings.errors.is_empty();
     if effective && settings.is_some() && fine {
@@ -100,13 +102,15 @@ fn say(text: &str) -> Exit {
     }
 }
 
-fn look(file: &Path, text: &str, settings: &Settings, findings: &mut Findings) {
+fn look(invocation: &Invocation, text: &str, settings: &Settings, findings: &mut Findings) {
+    let file = &invocation.config;
     let at = config::Places::of(file, text);
     places::config(file, findings);
     places::key(settings, findings);
     places::queue(settings, &at, findings);
-    places::logs(settings, &at, findings);
+    places::logs(settings, &invocation.log, &at, findings);
     places::certbot(settings, &at, findings);
+    places::zone(findings);
     places::hook(settings, findings);
     lineages::look(settings, &at, findings);
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use certdeploy_tests::ca::Validity;
+use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::process::run;
+use certdeploy_tests::trust::Agent;
 use certdeploy_tests::{Ran, World};
 
 const PIN: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
@@ -180,6 +182,57 @@ fn lineages_that_cannot_be_delivered_are_warnings() {
             "0 errors, 6 warnings",
         ],
     );
+}
+
+#[test]
+fn what_the_program_would_not_take_is_found_beforehand() {
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    let _lineage = world.lineage("example.com", &["example.com"]);
+    let hook = world.letsencrypt().join("renewal-hooks/deploy/certdeploy-server");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::copy("/bin/true", &hook).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).unwrap();
+    let pipe = world.path("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    world.write_server_with(&[&target], &world.queue(), &format!("log_filename: {}\n", pipe.display()));
+    let mut command = world.server_command(&["check"]);
+    command.env("TZ", "Nonsense/Zone");
+    let ran = run(command).ended(1);
+    says(
+        &ran,
+        &[
+            "`log_filename` must be a file that can be written: it is a pipe",
+            "warning: `renew_at`: the time zone TZ=Nonsense/Zone is unknown",
+            &format!("warning: the hook {} is no executable file", hook.display()),
+            "\n1 error, ",
+        ],
+    );
+    world.write_server(&[&target]);
+    let ran = world.server(&["check", "--log-filename", "/nonexistent/x"]).ended(1);
+    says(&ran, &["the log file /nonexistent/x cannot be written: No such file or directory"]);
+
+    // What a name makes of a terminal is not for its writer to say.
+    let text = fs::read_to_string(world.server_config()).unwrap();
+    write(&world, &text.replace("- name: web1", "- name: \"\\e[31mred\""));
+    let ran = world.server(&["check"]).ended(0);
+    assert!(!ran.said().contains('\u{1b}') && ran.said().contains("[31mred"), "{}", ran.said());
+}
+
+#[test]
+fn an_agent_without_the_key_is_a_warning() {
+    if !can_run("check::agent", &[Need::Program("ssh-agent"), Need::Program("ssh-add")]) {
+        return;
+    }
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    let agent = Agent::start(&world.path("server"));
+    world.write_server_with(&[&target], &world.queue(), &format!("ssh_agent: {}\n", agent.socket.display()));
+    says(&world.server(&["check"]).ended(0), &["does not hold the key SHA256:", "added with `ssh-add`"]);
+    agent.add(&[world.server_key().to_str().unwrap()]);
+    let ran = world.server(&["check"]).ended(0);
+    assert!(!ran.said().contains("ssh-add"), "{}", ran.said());
 }
 
 #[test]

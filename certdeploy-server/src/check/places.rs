@@ -1,16 +1,20 @@
 //! The files and directories that the config names: whether they can be used, found out without using them.
 
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use certdeploy_common::ssh::key::fingerprint;
 use rustix::fs::Access;
 
 use super::Findings;
+use crate::cli::LogOptions;
 use crate::config::identity::Signer;
 use crate::config::{Places, Settings};
+use crate::push::login::agent_holds;
 use crate::queue::Queue;
 use crate::renew::certbot::program;
+use crate::renew::civil::Zone;
 
 pub(super) fn config(file: &Path, findings: &mut Findings) {
     if file.metadata().is_ok_and(|meta| meta.mode() & 0o022 != 0) {
@@ -34,10 +38,16 @@ pub(super) fn key(settings: &Settings, findings: &mut Findings) {
     match settings.key.load() {
         Err(error) => findings.errors.extend(error.lines()),
         Ok(identity) => {
-            if let Signer::Agent(socket) = &identity.signer
-                && let Err(error) = UnixStream::connect(socket)
-            {
-                findings.error(format!("`ssh_agent` `{}` does not answer: {error}", socket.display()));
+            let Signer::Agent(socket) = &identity.signer else { return };
+            let shown = socket.display();
+            match crate::block_on(async { Ok(agent_holds(socket, &identity.public).await?) }) {
+                Err(error) => findings.error(format!("`ssh_agent` `{shown}` does not answer: {error}")),
+                Ok(true) => {}
+                Ok(false) => findings.warn(format!(
+                    "`ssh_agent` `{shown}` does not hold the key {} of `privkey_filename`: nothing can be pushed until it \
+                     is added with `ssh-add`",
+                    fingerprint(&identity.public)
+                )),
             }
         }
     }
@@ -59,13 +69,15 @@ pub(super) fn queue(settings: &Settings, at: &Places, findings: &mut Findings) {
                 return findings.error(wrong(cause));
             }
             if meta.mode() & 0o077 != 0 {
-                findings.warn(format!(
-                    "`queue_dir` {shown} is open to others (mode {:04o}); it will be made 0700",
-                    meta.mode() & 0o7777
-                ));
+                let follows = match meta.mode() & 0o1000 {
+                    0 => "it will be made 0700, unless it holds other things than the queue",
+                    _ => "it stays so, for others put things into it; give the queue a directory of its own",
+                };
+                let mode = meta.mode() & 0o7777;
+                findings.warn(format!("`queue_dir` {shown} is open to others (mode {mode:04o}); {follows}"));
             }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match nearest(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match nearest(path) {
             Some(parent) if writable(&parent) => {
                 findings.note(format!("`queue_dir` {shown} does not exist yet; it will be made"))
             }
@@ -86,7 +98,9 @@ pub(super) fn queue(settings: &Settings, at: &Places, findings: &mut Findings) {
         Ok(None) => {}
         Ok(Some(owed)) if owed.is_empty() => {}
         Ok(Some(owed)) => {
-            findings.note(format!("{} deliveries are owed; `certdeploy-server status` shows them", owed.len()))
+            let owed = owed.len();
+            let are = if owed == 1 { "delivery is" } else { "deliveries are" };
+            findings.note(format!("{owed} {are} owed; `certdeploy-server status` shows them"))
         }
         Err(error) => findings.error(wrong(error.to_string())),
     }
@@ -106,25 +120,48 @@ fn is_memory(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|found| matches!(found.f_type as u64, 0x0102_1994 | 0x8584_58f6))
 }
 
-pub(super) fn logs(settings: &Settings, at: &Places, findings: &mut Findings) {
-    let files = [("log_filename", &settings.log.file), ("sftp_log_filename", &settings.log.library_file)];
-    for (key, file) in files {
-        let Some(path) = &file.value else { continue };
+/// The files that would be written to: those of the command line, else those of the config.
+pub(super) fn logs(settings: &Settings, given: &LogOptions, at: &Places, findings: &mut Findings) {
+    let files = [
+        ("log_filename", &given.file, &settings.log.file),
+        ("sftp_log_filename", &given.library_file, &settings.log.library_file),
+    ];
+    for (key, given, written) in files {
+        let Some(path) = given.as_ref().or(written.value.as_ref()) else { continue };
         if matches!(path.to_str(), Some("stdout" | "stderr" | "/dev/stdout" | "/dev/stderr")) {
             continue;
         }
-        let fine = match path.metadata() {
-            Ok(meta) => !meta.is_dir() && rustix::fs::access(path, Access::WRITE_OK).is_ok(),
-            Err(_) => path.parent().is_some_and(writable),
-        };
-        if !fine {
-            let shown = path.display();
-            findings.error(format!(
-                "{}Invalid value \"{shown}\" for `{key}`. `{key}` must be a file that can be written.",
+        let Err(cause) = appendable(path) else { continue };
+        let shown = path.display();
+        findings.error(match given {
+            Some(_) => format!("the log file {shown} cannot be written: {cause}"),
+            None => format!(
+                "{}Invalid value \"{shown}\" for `{key}`. `{key}` must be a file that can be written: {cause}",
                 at.key(key)
-            ));
-        }
+            ),
+        });
     }
+}
+
+/// Whether a log file could be opened, found out without making it.
+fn appendable(path: &Path) -> io::Result<()> {
+    let meta = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !directory.metadata()?.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            return Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?);
+        }
+        meta => meta?,
+    };
+    if meta.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if meta.file_type().is_fifo() || meta.file_type().is_socket() {
+        return Err(io::Error::other("it is a pipe or a socket, not a file"));
+    }
+    Ok(rustix::fs::access(path, Access::WRITE_OK)?)
 }
 
 pub(super) fn certbot(settings: &Settings, at: &Places, findings: &mut Findings) {
@@ -132,7 +169,6 @@ pub(super) fn certbot(settings: &Settings, at: &Places, findings: &mut Findings)
         findings.warn("there is no `certbot` in PATH: the daemon cannot renew; set `renew_exec`, or renew otherwise");
         return;
     };
-    let runs = |path: &Path| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
     let found = if path.components().count() == 1 {
         let paths = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&paths).map(|directory| directory.join(&path)).any(|path| runs(&path))
@@ -148,6 +184,13 @@ pub(super) fn certbot(settings: &Settings, at: &Places, findings: &mut Findings)
     }
 }
 
+/// The times of renewals are local ones.
+pub(super) fn zone(findings: &mut Findings) {
+    if let Some(unknown) = Zone::unknown() {
+        findings.warn(format!("`renew_at`: {unknown}"));
+    }
+}
+
 /// certbot's deploy hook is a link to this program in `renewal-hooks/deploy`, beside `live/`.
 pub(super) fn hook(settings: &Settings, findings: &mut Findings) {
     let Some(root) = settings.live_directory.parent() else { return };
@@ -158,6 +201,9 @@ pub(super) fn hook(settings: &Settings, findings: &mut Findings) {
         found = true;
         if !path.exists() {
             findings.warn(format!("the hook {} leads nowhere: certbot cannot run it", path.display()));
+        } else if !runs(&path) {
+            let path = path.display();
+            findings.warn(format!("the hook {path} is no executable file: certbot does not run it; chmod 755 {path}"));
         }
     }
     if !found {
@@ -168,6 +214,10 @@ pub(super) fn hook(settings: &Settings, findings: &mut Findings) {
             us.display()
         ));
     }
+}
+
+fn runs(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
 fn leads_to_us(path: &Path) -> bool {

@@ -84,6 +84,18 @@ async fn by_agent(
     })
 }
 
+/// How long `check` waits for an agent.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whether the agent at `socket` holds `key`; nothing is signed. One whose list cannot be read may hold it.
+pub(crate) async fn agent_holds(socket: &Path, key: &PublicKey) -> std::io::Result<bool> {
+    let asked = async {
+        let mut client = AgentClient::connect(UnixStream::connect(socket).await?);
+        Ok(client.request_identities().await.map_or(true, |all| all.iter().any(|one| holds(one, key))))
+    };
+    tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
 /// An agent, asked for the one key that the config names.
 struct Agent<'p> {
     client: AgentClient<UnixStream>,
