@@ -25,6 +25,7 @@ use crate::dispatch::{Dispatcher, Ended, Mode};
 use crate::push::Ssh;
 use crate::queue::{Check, Queue, QueueError, import};
 use crate::renew::{self, Renewed};
+use crate::report::counted;
 use reload::{Loaded, Loading};
 
 /// Why there is no daemon.
@@ -295,8 +296,8 @@ impl Daemon {
 
     fn serving(&self) -> String {
         let settings = self.settings.borrow();
-        let (targets, live) = (settings.targets.len(), settings.live_directory.display());
-        format!("Serving {targets} targets, queue in `{}`, lineages in `{live}`", settings.queue_dir.display())
+        let (targets, live) = (counted(settings.targets.len(), "target"), settings.live_directory.display());
+        format!("Serving {targets}, queue in `{}`, lineages in `{live}`", settings.queue_dir.display())
     }
 }
 

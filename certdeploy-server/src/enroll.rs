@@ -74,7 +74,12 @@ fn settings(invocation: &Invocation) -> Result<Option<Settings>, Failure> {
         }
         Err(error) => {
             log::without_settings(&invocation.log, Stream::Stderr);
-            if matches!(error, LoadError::Missing(_)) { Ok(None) } else { Err(error.into()) }
+            if !matches!(error, LoadError::Missing(_)) {
+                return Err(error.into());
+            }
+            let config = invocation.config.display();
+            say(&format!("There is no config `{config}`: no key is known from it, and none is written.\n"));
+            Ok(None)
         }
     }
 }

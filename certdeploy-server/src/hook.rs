@@ -27,8 +27,9 @@ pub struct Renewal {
 /// # Errors
 /// The directory's last component is no safe name for a lineage.
 pub fn parse(handed: &Enqueue, cwd: &Path) -> Result<(Renewal, Vec<String>), UnsafeLineage> {
-    let path = Path::new(&handed.lineage);
-    let lineage = Lineage::of_path(path)?;
+    // Components, so that `live/x//`, `live/x` and `.` in it are one lineage.
+    let path: PathBuf = cwd.join(&handed.lineage).components().collect();
+    let lineage = Lineage::of_path(&path)?;
     let mut domains = Vec::new();
     let mut strange = Vec::new();
     for word in handed.domains.split_whitespace() {
@@ -37,8 +38,6 @@ pub fn parse(handed: &Enqueue, cwd: &Path) -> Result<(Renewal, Vec<String>), Uns
             Err(_) => strange.push(word.to_owned()),
         }
     }
-    // Components, so that `live/x//` and `live/x` are one lineage.
-    let path = cwd.join(path).components().collect();
     Ok((Renewal { path, lineage, domains, force: handed.force, anew: handed.anew || handed.force }, strange))
 }
 
@@ -58,6 +57,15 @@ mod tests {
         assert_eq!(renewal.lineage.as_str(), "x");
         assert_eq!(renewal.domains.iter().map(Domain::as_str).collect::<Vec<_>>(), ["a.example", "*.b.example"]);
         assert_eq!(strange, ["..x"]);
+    }
+
+    #[test]
+    fn the_directory_one_stands_in_is_a_lineage() {
+        for word in [".", "./", "../x"] {
+            let (renewal, _) = parse(&handed(word), Path::new("/etc/le/live/x")).unwrap();
+            assert_eq!(renewal.lineage.as_str(), "x", "{word}");
+        }
+        assert_eq!(parse(&handed("."), Path::new("/live/x")).unwrap().0.path, Path::new("/live/x"));
     }
 
     #[test]

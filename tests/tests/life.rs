@@ -68,7 +68,7 @@ fn ready_is_told_when_it_serves_and_the_loop_beats() {
         let mut server = tapped.start(|command| {
             command.env("NOTIFY_SOCKET", &manager.name).env("WATCHDOG_USEC", "200000");
         });
-        manager.is_told("READY=1\nSTATUS=Serving 1 targets", 1);
+        manager.is_told("READY=1\nSTATUS=Serving 1 target", 1);
         assert!(tapped.world.queue().join("queue.sqlite").is_file());
         let second = tapped.world.server(&["--daemon"]).ended(1);
         assert!(second.said().contains("another certdeploy-server daemon"), "{}", second.said());

@@ -92,7 +92,7 @@ fn a_second_daemon_ends_with_a_message_and_a_push_beside_the_daemon_works_with_i
     let (world, target, mut lineage) = one_target();
     let _client = target.start();
     let mut first = world.start_server();
-    first.says("Serving 1 targets");
+    first.says("Serving 1 target");
     let second = world.server(&["--daemon"]).ended(1);
     assert!(second.said().contains("another certdeploy-server daemon is running"), "{}", second.said());
     assert!(first.runs());
@@ -125,7 +125,7 @@ fn a_running_daemon_survives_bytes_written_over_its_queue() {
         // Who closes it last brings the journal into the file; before that the file's pages are not read.
         assert!(server.stop().success());
         server = world.start_server();
-        server.says("Serving 1 targets");
+        server.says("Serving 1 target");
         let mut bytes = std::fs::read(&file).unwrap();
         bytes.iter_mut().skip(from).for_each(|byte| *byte = u8::try_from(chance.below(256)).unwrap());
         std::fs::write(&file, &bytes).unwrap();

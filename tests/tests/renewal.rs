@@ -182,7 +182,7 @@ fn a_certbot_that_fails_is_an_error_and_with_fail_fast_the_end() {
     // Not at each start: it failed, but it ran.
     write_server(&world, &target, &format!("{fails}fail_fast: true\n"));
     let mut daemon = world.start_server();
-    daemon.says("Serving 1 targets");
+    daemon.says("Serving 1 target");
     assert!(!holds_within(Duration::from_secs(2), || daemon.said().contains("Using command")), "{}", daemon.said());
     assert!(daemon.stop().success());
 }

@@ -40,7 +40,7 @@ fn systemd_knows_how_the_daemon_is() {
 
     let _ = systemctl("start").ended(0);
     assert_eq!(property("ActiveState"), "active");
-    assert!(property("StatusText").starts_with("Serving 1 targets"), "{}", property("StatusText"));
+    assert!(property("StatusText").starts_with("Serving 1 target"), "{}", property("StatusText"));
 
     // The loop keeps it alive...
     for _ in 0..2 {
@@ -69,7 +69,7 @@ fn systemd_knows_how_the_daemon_is() {
                 && entry["MESSAGE"].as_str().is_some_and(|message| message.starts_with(start))
         })
     };
-    assert!(said("6", "Serving 1 targets"), "{}", journal.stdout);
+    assert!(said("6", "Serving 1 target"), "{}", journal.stdout);
     assert!(said("3", "`/srv/server.yml` is not reloaded"), "{}", journal.stdout);
 
     // ... one that hangs is ended and started again...

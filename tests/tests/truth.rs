@@ -11,7 +11,7 @@ fn a_daemon_whose_queue_was_removed_ends_with_an_error_instead_of_serving_a_ghos
     world.write_server(&[&target]);
     let lineage = world.lineage("example.com", &["example.com"]);
     let mut server = world.start_server();
-    server.says("Serving 1 targets");
+    server.says("Serving 1 target");
     std::fs::remove_dir_all(world.queue()).unwrap();
     let _ = world.hook(&lineage).ended(0);
     assert_eq!(server.ends().code(), Some(1), "{}", server.said());

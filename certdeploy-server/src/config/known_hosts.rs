@@ -66,6 +66,8 @@ impl KnownHosts {
     pub fn parse(text: &str, form: Form) -> (Self, Vec<(u32, &'static str)>) {
         let mut lines = Vec::new();
         let mut strange = Vec::new();
+        // Editors of Windows write a mark before the first line.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (number, text) in (1..).zip(text.lines().map(str::trim)) {
             if text.is_empty() || text.starts_with('#') {
                 continue;
@@ -316,6 +318,11 @@ mod tests {
         let text = format!("web1\n@new web1 {A}\n|1|x|y {A}\nweb1 ssh-ed25519 AAAA\nweb1 1024 37 123\n{A}\n");
         let (_, strange) = KnownHosts::parse(&text, Form::Hosts);
         assert_eq!(strange.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_hides_nothing() {
+        assert_eq!(keys(&known(&format!("\u{feff}web1 {A}\n")).of("web1", 22)), "A");
     }
 
     #[test]

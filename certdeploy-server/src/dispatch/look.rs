@@ -264,9 +264,18 @@ fn telling_of_older<'a, 'k>(
 }
 
 fn tell(renewal: &Renewal, read: &Read, changes: &[Change]) {
-    if changes.is_empty() && renewal.anew && read.is_ok() {
+    if changes.is_empty() && renewal.anew {
         let path = renewal.path.display();
-        tracing::warn!("No target gets {path}: none has a domain that its certificate and --domains both name");
+        // Errors, so that who did it by hand sees them at the default level.
+        match read {
+            Ok(_) => tracing::error!(
+                "No target gets {path}: none has a domain that its certificate and --domains both name, or those that have \
+                 one hold a newer certificate"
+            ),
+            Err((error, _)) => {
+                tracing::error!("No target gets {path}: none has a domain that --domains names; and: {error}");
+            }
+        }
     }
     for change in changes {
         if let Change::Owe(owed) = change {

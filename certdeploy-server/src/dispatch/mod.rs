@@ -26,6 +26,7 @@ use crate::clock::Millis;
 use crate::config::{Settings, Target};
 use crate::push::Transport;
 use crate::queue::{Queue, QueueError, Standing};
+use crate::report::counted;
 use agenda::Agenda;
 use finish::Round;
 use jump::Steady;
@@ -199,7 +200,8 @@ impl<T: Transport> Dispatcher<T> {
             self.finish(done)?;
         }
         if !self.running.is_empty() {
-            tracing::warn!("Gave up {} visits under way; they are still owed", self.running.len());
+            let visits = counted(self.running.len(), "visit");
+            tracing::warn!("Gave up {visits} under way; what they were to bring is still owed");
         }
         if self.look.has_lost() {
             // Whoever follows may have compared before this was known.

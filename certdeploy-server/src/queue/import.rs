@@ -75,7 +75,12 @@ fn one(queue: &mut Queue, directory: &Path, file: &Path, known: Known<'_>, now: 
         read => read?,
     };
     let shown = file.display();
-    let Ok(entries) = serde_json::from_slice::<Map<String, Value>>(&bytes) else {
+    let entries = serde_json::from_slice::<Map<String, Value>>(&bytes);
+    let Ok(entries) = entries.inspect_err(|error| {
+        tracing::error!(
+            "The Python queue `{shown}` should be a JSON object with a list of paths for each target: {error}"
+        );
+    }) else {
         let aside = PathBuf::from(format!("{shown}.damaged-{}", now.0));
         atomic::rename(file, &aside)?;
         tracing::error!(

@@ -29,7 +29,7 @@ pub struct Line {
     pub serial: Option<String>,
     /// Until when that is valid, in Unix seconds.
     pub expires: Option<i64>,
-    /// `good`, `soon` (within a week), or `expired`.
+    /// `good`, `soon` (within a week), `expired`, or `not yet` (it is valid from a later time on).
     pub expiry: Option<&'static str>,
     /// The generation the target gave it.
     pub generation: Option<u64>,
@@ -127,8 +127,9 @@ fn state(delivery: &Delivery) -> &'static str {
     if delivery.state == State::Failed && other_key { "host key" } else { delivery.state.as_str() }
 }
 
-fn expiry(not_after: i64, now: i64) -> &'static str {
+fn expiry(not_before: Option<i64>, not_after: i64, now: i64) -> &'static str {
     match not_after - now {
+        _ if not_before.is_some_and(|begins| begins > now) => "not yet",
         left if left < 0 => "expired",
         left if left < SOON => "soon",
         _ => "good",
@@ -149,7 +150,7 @@ fn of_holding(target: &Target, holding: Holding, now: Millis) -> Line {
         state: "delivered",
         serial: Some(holding.serial),
         expires: Some(holding.not_after),
-        expiry: Some(expiry(holding.not_after, now.seconds())),
+        expiry: Some(expiry(holding.not_before, holding.not_after, now.seconds())),
         generation: holding.generation,
         update,
         update_due,
@@ -239,6 +240,7 @@ fn mark(expiry: Option<&str>) -> &'static str {
     match expiry {
         Some("expired") => " EXPIRED",
         Some("soon") => " soon",
+        Some("not yet") => " NOT YET VALID",
         _ => "",
     }
 }
