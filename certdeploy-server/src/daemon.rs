@@ -152,7 +152,8 @@ impl Daemon {
             opened = match opened {
                 Ok(queue) => {
                     let round = self.stop.child_token();
-                    let mut work = self.dispatcher(queue, round.clone());
+                    let over = CancellationToken::new();
+                    let mut work = self.dispatcher(queue, round.clone(), over.clone());
                     let serving = self.serving();
                     tracing::info!("{serving}");
                     self.notifier.ready(&serving);
@@ -160,6 +161,7 @@ impl Daemon {
                         Turn::Ended(Ok(ended)) => return Ok(ended),
                         Turn::Ended(Err(error)) => Err(error),
                         Turn::Renewed => {
+                            over.cancel();
                             round.cancel();
                             self.draining.spawn(work);
                             self.open(Check::Opening)
@@ -172,10 +174,10 @@ impl Daemon {
         }
     }
 
-    fn dispatcher(&self, queue: Queue, round: CancellationToken) -> Work {
+    fn dispatcher(&self, queue: Queue, round: CancellationToken, over: CancellationToken) -> Work {
         let settings = Arc::clone(&self.settings.borrow());
         let dispatcher = Dispatcher::new(settings, queue, self.ssh.clone(), Mode::Daemon, clock::now);
-        let dispatcher = dispatcher.beating(self.notifier.heart()).comparing(Arc::clone(&self.anew));
+        let dispatcher = dispatcher.beating(self.notifier.heart()).comparing(Arc::clone(&self.anew)).outdated_by(over);
         let wake = self.wake.clone();
         Box::pin(async move { dispatcher.run(round, wake.as_deref()).await })
     }

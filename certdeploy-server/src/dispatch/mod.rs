@@ -152,13 +152,18 @@ impl<T: Transport> Dispatcher<T> {
         Self { anew, ..self }
     }
 
+    /// The same loop, beginning to push nothing more once its settings are `over`.
+    #[must_use]
+    pub fn outdated_by(self, over: CancellationToken) -> Self {
+        Self { over, ..self }
+    }
+
     /// Goes on until `stop`, or until there is nothing left to do.
     ///
     /// # Errors
     /// The queue.
     pub async fn run(mut self, stop: CancellationToken, wake: Option<&Wake>) -> Result<Ended, QueueError> {
         tracing::debug!("Server.serve_forever: one_shot={}", if self.mode == Mode::Once { "True" } else { "False" });
-        self.over = stop.clone();
         self.begin().await?;
         loop {
             self.heart.beat();

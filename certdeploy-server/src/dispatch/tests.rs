@@ -198,7 +198,7 @@ impl Stage {
     /// Runs for so many seconds at most, and says how it ended and what the targets saw.
     async fn run(&self, mode: Mode, seconds: u64) -> (Ended, Vec<(u64, String, usize, Ask)>) {
         let dispatcher = Dispatcher::new(Arc::clone(&self.settings), self.queue(), self.fake.clone(), mode, paused);
-        let dispatcher = dispatcher.comparing(Arc::clone(&self.anew));
+        let dispatcher = dispatcher.comparing(Arc::clone(&self.anew)).outdated_by(self.stop.clone());
         let stop = self.stop.clone();
         let end = async {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
