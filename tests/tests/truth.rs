@@ -76,8 +76,12 @@ fn a_lineage_that_nobody_wants_is_said_to_the_person_who_asked() {
     world.write_server(&[&target]);
     let lineage = world.lineage("other.example", &["other.example"]);
     let path = lineage.live.display().to_string();
-    let said = world.server(&["--lineage", &path, "--domains", "other.example", "--push"]).ended(0).said();
+    let by_hand = ["--log-level", "ERROR", "--lineage", &path, "--domains", "other.example", "--push"];
+    let said = world.server(&by_hand).ended(0).said();
     assert!(said.contains("No target gets"), "{said}");
+    std::fs::write(lineage.live.join("cert.pem"), "no certificate").unwrap();
+    let said = world.server(&by_hand).ended(0).said();
+    assert!(said.contains("No target gets") && said.contains("; and: lineage"), "{said}");
 }
 
 #[test]
