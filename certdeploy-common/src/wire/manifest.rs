@@ -163,6 +163,6 @@ mod tests {
         let refused = |text: &str| Manifest::decode(text.as_bytes()).unwrap_err().to_string();
         assert!(refused("{").starts_with("the manifest cannot be read"));
         assert_eq!(refused("{\"version\": 7}"), "the manifest is of version 7; this client knows version 1");
-        assert!(refused(&"x".repeat(70_000)).contains("longer than 65536 bytes"));
+        assert!(refused(&"x".repeat(600_000)).contains("longer than 524288 bytes"));
     }
 }

@@ -48,7 +48,7 @@ settings! {
         sftp_log_filename: Maybe<PathText> = yaml "null", old [], like ["sftp_log", "sftp_log_file"],
             "A file that the log of the SSH and SFTP library is appended to as well.";
         push_mode: PushModeText = yaml "serial", old [],
-            "`serial` pushes to one target after another, in the order of `client_configs`; `parallel` to several at once.";
+            "`serial` pushes to one target after another, first in the order of `client_configs`, then whoever was visited longest ago; `parallel` to several at once.";
         push_concurrency: Positive = yaml "32", old [], like ["concurrency", "parallel", "max_pushes"],
             "The most targets that are pushed to at once when `push_mode` is `parallel`.";
         connect_concurrency: Positive = yaml "256", old [],
