@@ -18,10 +18,9 @@ use crate::wait::{holds_within, until};
 #[must_use]
 pub fn root() -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");
-    let target = own.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).expect("the target directory");
-    let root = target.join("booted/bookworm-1");
-    assert!(root.join("usr/lib/systemd/systemd").exists(), "{} is missing: run tests/setup first", root.display());
-    root
+    let roots = own.ancestors().map(|folder| folder.join("booted/bookworm-1"));
+    let made = |root: &PathBuf| root.join("usr/lib/systemd/systemd").exists();
+    roots.into_iter().find(made).expect("`booted/bookworm-1` below the target directory: run tests/setup first")
 }
 
 /// A running one.
