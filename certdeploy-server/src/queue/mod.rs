@@ -141,6 +141,13 @@ impl Queue {
             match Self::open(directory, check, now).and_then(|mut queue| queue.append(renewal, now)) {
                 // Damage that opening does not show: looked for, and set aside.
                 Err(error) if error.is_damage() => check = Check::Whole,
+                // Kept busy beyond all patience: by somebody who is at work on a damaged one, most likely.
+                Err(QueueError::Database { source, .. })
+                    if patience::is_busy(&source) && matches!(check, Check::Opening) =>
+                {
+                    knock();
+                    check = Check::Whole;
+                }
                 Err(QueueError::InUse(_)) => knock(),
                 done => return done,
             }
