@@ -23,6 +23,7 @@ pub mod proftpd;
 pub mod python;
 pub mod readers;
 pub mod reference;
+pub mod scene;
 pub mod sftp;
 pub mod sshd;
 pub mod status;

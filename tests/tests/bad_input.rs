@@ -8,28 +8,10 @@ use certdeploy_common::cert::FileName;
 use certdeploy_tests::ca::Validity;
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::process::{command, run};
+use certdeploy_tests::scene::Scene;
 use certdeploy_tests::wait::PATIENCE;
 use certdeploy_tests::wire_tap::WireTap;
-use certdeploy_tests::{Lineage, Ran, Target, World, sftp, until};
-
-struct Scene {
-    world: World,
-    target: Target,
-    lineage: Lineage,
-}
-
-/// A world in which the first issue is deployed.
-fn scene() -> (Scene, certdeploy_tests::Daemon) {
-    let world = World::new();
-    let target = world.target("web1", &["example.com"]);
-    world.write_server(&[&target]);
-    let lineage = world.lineage("example.com", &["example.com"]);
-    let client = target.start();
-    let _ = world.hook(&lineage).ended(0);
-    let _ = world.server(&["--push"]).ended(0);
-    target.updates(&lineage);
-    (Scene { world, target, lineage }, client)
-}
+use certdeploy_tests::{Lineage, Ran, World, sftp, until};
 
 #[track_caller]
 fn refused(ran: &Ran, needles: &[&str]) {
@@ -177,7 +159,7 @@ fn not_pushed(scene: &Scene, needles: &[&str]) {
 
 #[test]
 fn the_key_of_another_certificate_is_refused_by_both_ends() {
-    let (mut scene, _client) = scene();
+    let (mut scene, _client) = Scene::deployed("");
     let other = scene.world.ca.issue(&scene.lineage.domains, Validity::usual(7));
     let mut crossed = scene.world.ca.issue(&scene.lineage.domains, Validity::usual(8));
     crossed.privkey = other.privkey;
@@ -190,7 +172,7 @@ fn the_key_of_another_certificate_is_refused_by_both_ends() {
 
 #[test]
 fn an_expired_leaf_is_refused_by_both_ends() {
-    let (mut scene, _client) = scene();
+    let (mut scene, _client) = Scene::deployed("");
     let expired = scene.world.ca.issue(&scene.lineage.domains, Validity::over());
     scene.lineage.install(expired);
     not_pushed(&scene, &["expired"]);
@@ -218,7 +200,7 @@ fn put_is_refused(scene: &Scene, needle: &str) {
 
 #[test]
 fn a_lineage_whose_name_leads_elsewhere_is_refused_by_the_hook() {
-    let (scene, _client) = scene();
+    let (scene, _client) = Scene::deployed("");
     let before = scene.target.snapshot();
     for name in ["live/..", "live/../..", "live/.hidden"] {
         let mut hook = scene.world.hook_command(&scene.lineage);
@@ -234,7 +216,7 @@ fn paths_that_lead_out_of_staging_are_refused_over_sftp() {
     if !can_run("bad_input::paths_that_lead_out_of_staging", &[Need::Program("sftp")]) {
         return;
     }
-    let (scene, mut client) = scene();
+    let (scene, mut client) = Scene::deployed("");
     let Scene { world, target, lineage } = &scene;
     let before = target.snapshot();
     let key = lineage.live.join("privkey.pem").display().to_string();

@@ -6,28 +6,10 @@ use std::path::{Path, PathBuf};
 
 use certdeploy_common::cert::FileName;
 use certdeploy_tests::ca::Validity;
+use certdeploy_tests::scene::Scene;
 use certdeploy_tests::status::line;
 use certdeploy_tests::wait::PATIENCE;
-use certdeploy_tests::{Lineage, Target, World, until};
-
-struct Scene {
-    world: World,
-    target: Target,
-    lineage: Lineage,
-}
-
-/// A world in which the first issue is deployed.
-fn scene() -> (Scene, certdeploy_tests::Daemon) {
-    let world = World::new();
-    let target = world.target("web1", &["example.com"]);
-    world.write_server_with(&[&target], &world.queue(), "push_retries: 0\n");
-    let lineage = world.lineage("example.com", &["example.com"]);
-    let client = target.start();
-    let _ = world.hook(&lineage).ended(0);
-    let _ = world.server(&["--push"]).ended(0);
-    target.updates(&lineage);
-    (Scene { world, target, lineage }, client)
-}
+use certdeploy_tests::{Lineage, World, until};
 
 /// What certbot's archive calls this file in this version.
 fn archived(world: &World, name: FileName, version: u32) -> PathBuf {
@@ -44,7 +26,7 @@ fn point(lineage: &Lineage, name: FileName, version: u32) {
 
 #[test]
 fn certbot_killed_anywhere_inside_its_swap_pushes_nothing_until_it_is_whole() {
-    let (mut scene, _client) = scene();
+    let (mut scene, _client) = Scene::deployed("push_retries: 0\n");
     for version in 2..4 {
         let before = scene.target.snapshot();
         scene.lineage.renew(&scene.world.ca);
@@ -98,7 +80,7 @@ fn files_that_are_no_good_are_refused_with_a_reason_and_delivered_once_they_are_
         (FileName::Fullchain, huge, "fullchain.pem is larger than 131072 bytes"),
         (FileName::Privkey, fifo, "privkey.pem is not a regular file"),
     ];
-    let (mut scene, _client) = scene();
+    let (mut scene, _client) = Scene::deployed("push_retries: 0\n");
     for (version, (name, damage, reason)) in (2..).zip(cases) {
         scene.lineage.renew(&scene.world.ca);
         let file = archived(&scene.world, name, version);
@@ -119,7 +101,7 @@ fn files_that_are_no_good_are_refused_with_a_reason_and_delivered_once_they_are_
 
 #[test]
 fn a_daemon_delivers_what_was_mended_by_itself() {
-    let (mut scene, _client) = scene();
+    let (mut scene, _client) = Scene::deployed("push_retries: 0\n");
     scene.lineage.renew(&scene.world.ca);
     let key = archived(&scene.world, FileName::Privkey, 2);
     let good = std::fs::read(&key).unwrap();

@@ -280,7 +280,7 @@ fn the_schedule_is_in_the_time_zone_of_the_host() {
     // Half an hour off, so that it can be mistaken for nothing else; no daylight saving.
     let in_zone = |arguments: &[&str]| {
         let mut command = world.server_command(arguments);
-        command.env("TZ", "XXX-10:30");
+        command.env("TZ", "<+1030>-10:30");
         command
     };
     let mut daemon = Daemon::start("certdeploy-server", in_zone(&["--daemon"]), &world.path("server/server.log"));
