@@ -64,11 +64,29 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// The file that holds nothing that belongs there, if that is all that is wrong.
+    #[must_use]
+    pub const fn unreadable(&self) -> Option<FileName> {
+        match self {
+            Self::Pem(file, _) | Self::Certificate(file) => Some(*file),
+            Self::NoLeaf | Self::Key(_) | Self::Differ(..) | Self::Chain { .. } | Self::Expired { .. } => None,
+        }
+    }
+}
+
 /// A Unix time for people.
 #[must_use]
 pub fn show_time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds)
         .map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// The names that the leaf carries, if there is any that can be read, whatever else is wrong.
+#[must_use]
+pub fn leaf_names(bundle: &Bundle) -> BTreeSet<Domain> {
+    let of = |name| check_forgiving(&bundle.only(&[name]), 0).map(|facts| facts.names);
+    of(FileName::Cert).or_else(|_| of(FileName::Fullchain)).unwrap_or_default()
 }
 
 /// Checks a bundle at the time `now` (Unix seconds).

@@ -22,6 +22,11 @@ pub enum PemFault {
     /// A block that does not belong there.
     #[error("has an unexpected PEM block `{}`", crate::daemon::logging::escape(.0))]
     Label(String),
+    /// A key that only a passphrase opens, which no server that is to use it has.
+    #[error(
+        "is encrypted with a passphrase, which no server has when it starts by itself; put the key there without one"
+    )]
+    Encrypted,
     /// Larger than anything that belongs there.
     #[error("is larger than {0} bytes")]
     TooLarge(u64),
@@ -62,18 +67,26 @@ pub enum KeyForm {
     Sec1,
 }
 
+/// What an encrypted key in the old form says of itself (RFC 1421, 4.6.1.1).
+const OLD_ENCRYPTED: &[u8] = b"Proc-Type: 4,ENCRYPTED";
+
 /// The one private key of `privkey.pem`; `EC PARAMETERS` before it is fine.
 ///
 /// # Errors
 /// See [`PemFault`].
 pub fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer, PemFault> {
     let mut key = None;
+    // The old way: its headers are none of the reader's.
+    if bytes.windows(OLD_ENCRYPTED.len()).any(|window| window == OLD_ENCRYPTED) {
+        return Err(PemFault::Encrypted);
+    }
     for block in blocks(bytes, KEY_LIMIT, 2)? {
         let form = match block.label.as_str() {
             "PRIVATE KEY" => KeyForm::Pkcs8,
             "RSA PRIVATE KEY" => KeyForm::Pkcs1,
             "EC PRIVATE KEY" => KeyForm::Sec1,
             "EC PARAMETERS" if key.is_none() => continue,
+            "ENCRYPTED PRIVATE KEY" => return Err(PemFault::Encrypted),
             _ => return Err(PemFault::Label(block.label)),
         };
         if key.is_some() {
@@ -147,6 +160,12 @@ mod tests {
         let key = "-----BEGIN PRIVATE KEY-----\nBwcH\n-----END PRIVATE KEY-----\n";
         assert_eq!(private_key(key.as_bytes()).unwrap().form, KeyForm::Pkcs8);
         assert_eq!(private_key(key.repeat(2).as_bytes()).unwrap_err(), PemFault::TooMany(1));
+        assert_eq!(
+            private_key(key.replace("PRIVATE", "ENCRYPTED PRIVATE").as_bytes()).unwrap_err(),
+            PemFault::Encrypted
+        );
+        let old = key.replace("BwcH", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nBwcH");
+        assert_eq!(private_key(old.as_bytes()).unwrap_err(), PemFault::Encrypted);
         let cert = encode_certificate(&[7; 100]);
         assert_eq!(private_key(cert.as_bytes()).unwrap_err(), PemFault::Label("CERTIFICATE".into()));
     }

@@ -60,6 +60,11 @@ impl Notifier {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=Reloading\n"));
     }
 
+    /// The start or the reload takes up to `longer` from now on.
+    pub fn needs(&self, longer: Duration) {
+        self.tell(&format!("EXTEND_TIMEOUT_USEC={}\n", longer.as_micros()));
+    }
+
     /// The end begins.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=Stopping\n");
@@ -149,6 +154,8 @@ mod tests {
             assert!(said.starts_with("RELOADING=1\n") && micros.parse::<u64>().unwrap() > 0, "{said}");
             notifier.stopping();
             assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=Stopping\n");
+            notifier.needs(Duration::from_secs(2));
+            assert_eq!(heard(&socket), "EXTEND_TIMEOUT_USEC=2000000\n");
             notifier.status("x");
             assert_eq!(heard(&socket), "STATUS=x\n");
         }

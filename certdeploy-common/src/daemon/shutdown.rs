@@ -14,14 +14,6 @@ pub fn ignore() -> std::io::Result<impl Sized> {
     Ok([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?])
 }
 
-/// Watches for SIGTERM and SIGINT from now on; the token is cancelled by the first of them.
-///
-/// # Errors
-/// The runtime has no signal driver.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
-    Ok(watch(false)?.stop)
-}
-
 /// What a process was told by signals to do about its end.
 #[derive(Debug, Clone)]
 pub struct Orders {

@@ -1,10 +1,12 @@
 //! Adds a line to a file that people and other programs write too: what is there stays as it is, owner, mode and links
-//! included. It must not decide what the line says.
+//! included; and says beforehand whether that can be done. It must not decide what the line says.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
+
+use rustix::fs::Access;
 
 use super::atomic;
 
@@ -37,6 +39,30 @@ fn ends_amid_a_line(file: &File, length: u64) -> io::Result<bool> {
     let mut byte = [0];
     file.read_exact_at(&mut byte, last)?;
     Ok(byte != *b"\n")
+}
+
+/// Whether a file could be appended to, or made, found out without making it.
+///
+/// # Errors
+/// Why not; a pipe or a socket is not taken, for it may have no reader.
+pub fn appendable(path: &Path) -> io::Result<()> {
+    let meta = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !directory.metadata()?.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            return Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?);
+        }
+        meta => meta?,
+    };
+    if meta.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if meta.file_type().is_fifo() || meta.file_type().is_socket() {
+        return Err(io::Error::other("it is a pipe or a socket, not a file"));
+    }
+    Ok(rustix::fs::access(path, Access::WRITE_OK)?)
 }
 
 #[cfg(test)]

@@ -4,5 +4,6 @@ pub mod append;
 pub mod atomic;
 pub mod bounded;
 pub mod lock;
+pub mod modes;
 pub mod private;
 pub mod text;

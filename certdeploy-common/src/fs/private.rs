@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::bounded::{self, ReadError};
+use super::modes;
 
 /// Why a private file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,13 +27,15 @@ pub enum PrivateFileError {
     },
 }
 
-/// Reads a file that only its owner may read, of at most `limit` bytes.
+/// Reads a file that only its owner may read, of at most `limit` bytes. What a container engine hands in as a secret may be
+/// read by everybody in there.
 ///
 /// # Errors
 /// See [`PrivateFileError`].
 pub fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
     let (file, meta) = bounded::open(path, limit)?;
-    if meta.mode() & 0o077 != 0 {
+    let handed_in = || path.canonicalize().is_ok_and(|real| modes::is_handed_in(&real));
+    if meta.mode() & 0o022 != 0 || (meta.mode() & 0o077 != 0 && !handed_in()) {
         return Err(PrivateFileError::TooOpen { path: path.to_owned(), mode: meta.mode() & 0o7777 });
     }
     Ok(whole(path, file, &meta, limit)?)

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use super::number;
 
+/// The longest time that is meant seriously, in seconds: thirty years. What is longer is cut to it, so that no clock
+/// overflows.
+const LONGEST: f64 = 1e9;
+
 /// Reads `<number><w|d|h|m|s>` pairs, decimals allowed, summed and cut to whole seconds, as `update_delay` has it.
 ///
-/// Blanks between pairs are fine; anything else is not (the Python program found `5s` inside `junk5sjunk`).
+/// The Python program looked for pairs anywhere in the text, so `10min`, `1h, 30m` and `2 hours and 5m` worked there and
+/// work here. What it made of `junk5sjunk` (5 s), `1 month` (a minute) or `1h30` (an hour) nobody meant: refused.
 #[must_use]
 pub fn pairs(text: &str) -> Option<Duration> {
     let mut total = 0.0_f64;
@@ -15,28 +20,33 @@ pub fn pairs(text: &str) -> Option<Duration> {
         return None;
     }
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(end);
-        let mut chars = after.trim_start().chars();
-        let unit = match chars.next()?.to_ascii_lowercase() {
-            'w' => 604_800.0,
-            'd' => 86_400.0,
-            'h' => 3_600.0,
-            'm' => 60.0,
-            's' => 1.0,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * unit;
-        rest = chars.as_str().trim_start();
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let after = after.trim_start();
+        let (word, after) = after.split_at(after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len()));
+        total += number.parse::<f64>().ok()? * unit(word)?;
+        rest = after.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '+' | '&'));
+        if let Some(after) = rest.strip_prefix("and").filter(|after| after.starts_with(char::is_whitespace)) {
+            rest = after.trim_start();
+        }
     }
-    Duration::try_from_secs_f64(total.trunc()).ok()
+    Duration::try_from_secs_f64(total.trunc().min(LONGEST)).ok()
 }
 
-/// Reads a non-negative number of seconds, whole or not. What is longer than thirty years is cut to that, so that no
-/// clock overflows.
+fn unit(word: &str) -> Option<f64> {
+    match word.to_ascii_lowercase().as_str() {
+        "w" | "wk" | "wks" | "week" | "weeks" => Some(604_800.0),
+        "d" | "day" | "days" => Some(86_400.0),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Some(3_600.0),
+        "m" | "min" | "mins" | "minute" | "minutes" => Some(60.0),
+        "s" | "sec" | "secs" | "second" | "seconds" => Some(1.0),
+        _ => None,
+    }
+}
+
+/// Reads a non-negative number of seconds, whole or not.
 #[must_use]
 pub fn seconds(text: &str) -> Option<Duration> {
-    Duration::try_from_secs_f64(number::decimal(text)?.min(1e9)).ok()
+    Duration::try_from_secs_f64(number::decimal(text)?.min(LONGEST)).ok()
 }
 
 #[cfg(test)]
@@ -55,6 +65,20 @@ mod tests {
             ("5", None),
             ("", None),
             ("1x", None),
+            ("10min", Some(600)),
+            ("1h, 30m", Some(5400)),
+            ("1h,30m", Some(5400)),
+            ("1 week + 2 Days; 3hrs & 4 secs", Some(788_404)),
+            ("2 hours and 5 minutes", Some(7500)),
+            ("99999999999w", Some(1_000_000_000)),
+            ("1 month", None),
+            ("500ms", None),
+            ("1h30", None),
+            ("1h-30m", None),
+            ("-5m", None),
+            ("1,5h", None),
+            ("1h and", None),
+            ("in 5m", None),
         ];
         for (text, want) in cases {
             assert_eq!(pairs(text).map(|d| d.as_secs()), want, "{text}");

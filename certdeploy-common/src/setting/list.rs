@@ -38,6 +38,8 @@ pub trait Section: Sized {
     const SETTINGS: &'static [Setting];
     /// What the section is called in messages ("config option", "client config option").
     const NAME: &'static str;
+    /// Whether an unknown key is only warned about: existing configs have such keys there.
+    const LENIENT: bool = false;
 
     /// Reads the mapping; all that is wrong goes to `problems`.
     fn read_map(place: Place, map: Vec<(Key, Node)>, problems: &mut Problems) -> Option<Self>;
@@ -133,12 +135,15 @@ impl Pairs {
     }
 
     /// Complains about every key that is left, with the nearest right one.
-    pub fn finish(self, settings: &[Setting], problems: &mut Problems) {
+    pub fn finish<S: Section>(self, problems: &mut Problems) {
         for (key, _) in self.left {
-            problems.error(Complaint::new(
-                key.place,
-                format!("Invalid {}: unknown key \"{}\"{}", self.section, key.name, hint(&key.name, settings)),
-            ));
+            let hint = hint(&key.name, S::SETTINGS);
+            let message = format!("Invalid {}: unknown key \"{}\"{hint}", self.section, key.name);
+            if S::LENIENT {
+                problems.warn(key.place, message);
+            } else {
+                problems.error(Complaint::new(key.place, message));
+            }
         }
     }
 }
@@ -193,7 +198,8 @@ pub const fn plain_name(written: &'static str) -> &'static str {
     }
 }
 
-/// Declares a section: a struct whose fields are the settings, and the list that documents and tests them.
+/// Declares a section: a struct whose fields are the settings, and the list that documents and tests them. In one that
+/// is `lenient` an unknown key is only warned about.
 ///
 /// ```text
 /// settings! {
@@ -209,9 +215,10 @@ macro_rules! settings {
     (@default required) => { $crate::setting::Default::Required };
     (@default unset) => { $crate::setting::Default::Unset };
     (@default yaml $text:literal) => { $crate::setting::Default::Yaml($text) };
+    (@mode lenient) => { true };
     (
         $(#[$meta:meta])*
-        pub struct $name:ident ($section:literal) {
+        pub struct $name:ident ($section:literal $(, $mode:ident)?) {
             $( $key:ident : $kind:ty = $presence:ident $($default:literal)?, old [$($old:literal),*],
                 $(like [$($like:literal),*],)? $doc:literal; )*
         }
@@ -224,6 +231,7 @@ macro_rules! settings {
 
         impl $crate::setting::Section for $name {
             const NAME: &'static str = $section;
+            $( const LENIENT: bool = $crate::settings!(@mode $mode); )?
             const SETTINGS: &'static [$crate::setting::Setting] = &[
                 $( $crate::setting::Setting {
                     key: $crate::setting::list::plain_name(stringify!($key)),
@@ -243,7 +251,7 @@ macro_rules! settings {
                 let mut pairs = $crate::setting::list::Pairs::new($section, place, map);
                 let mut settings = <Self as $crate::setting::Section>::SETTINGS.iter();
                 $( let $key = pairs.take::<$kind>(settings.next()?, problems); )*
-                pairs.finish(<Self as $crate::setting::Section>::SETTINGS, problems);
+                pairs.finish::<Self>(problems);
                 Some(Self { $( $key: $key?, )* })
             }
         }
@@ -271,6 +279,12 @@ mod tests {
             count: Count = required, old [], "How many.";
         }
     }
+    crate::settings! {
+        /// One that takes what it does not know.
+        pub struct Loose ("loose option", lenient) {
+            count: Count = yaml "1", old [], "How many.";
+        }
+    }
 
     fn read(text: &str) -> (Option<Sample>, Problems) {
         let mut problems = Problems::default();
@@ -284,6 +298,15 @@ mod tests {
         let all: Vec<String> = problems.errors.iter().map(|c| format!("{}: {}", c.place, c.message)).collect();
         assert_eq!(all, ["2:1: Invalid config option: unknown key \"pubkye\" (did you mean \"pubkey\"?)"]);
         assert!(value.is_some(), "the rest is read, so that all complaints come at once");
+    }
+
+    #[test]
+    fn in_a_lenient_section_an_unknown_key_is_a_warning_with_the_same_words() {
+        let mut problems = Problems::default();
+        let read = read_section::<Loose>(yaml::parse("cuont: 2\n").unwrap(), &mut problems);
+        assert!(problems.errors.is_empty() && read.unwrap().count.value == 1);
+        let want = "Invalid loose option: unknown key \"cuont\" (did you mean \"count\"?)";
+        assert_eq!(problems.warnings[0].message, want);
     }
 
     #[test]

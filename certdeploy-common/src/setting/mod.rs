@@ -5,6 +5,7 @@
 
 pub mod duration;
 pub mod list;
+pub mod loose;
 pub mod mode;
 pub mod number;
 pub mod place;

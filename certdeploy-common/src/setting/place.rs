@@ -59,6 +59,15 @@ impl Complaint {
         Self { place, message: message.into() }
     }
 
+    /// As one line about `file`; what is missing from it has no line.
+    #[must_use]
+    pub fn about(&self, file: &Path) -> String {
+        match self.place.line {
+            0 => format!("{}: {}", file.display(), self.message),
+            _ => format!("{}:{}: {}", file.display(), self.place, self.message),
+        }
+    }
+
     /// ``Invalid value "X" for `key`. `key` must ...`` : the Python program's sentence, kept for those who grep.
     #[must_use]
     pub fn value(place: Place, written: &str, key: &str, expected: &str) -> Self {

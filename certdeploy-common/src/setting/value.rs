@@ -2,15 +2,14 @@
 //! brings samples of right and wrong, from which the tests' table is made. Must not touch the file system.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::duration;
 use super::list::{Section, read_section};
-use super::mode::Mode;
 use super::number;
 use super::place::{Complaint, Problems};
 use super::yaml::{Content, Node};
 use crate::daemon::logging::{LogFormat, LogLevel};
+
+pub use super::loose::{Count, Delay, Seconds, Switch};
 
 /// What a type of setting looks like from outside.
 #[derive(Debug)]
@@ -107,18 +106,12 @@ scalar_kinds! {
     /// A TCP port.
     Port -> u16, "port", "be a port number from 1 to 65535",
         ["22", "'33774'"], ["0", "65536", "ssh"], |text| whole(text).and_then(|n| n.try_into().ok()).filter(|port| *port != 0);
-    /// A length of time in seconds.
-    Seconds -> Duration, "seconds", "be a number of seconds greater than or equal to 0",
-        ["0", "30", "1.5", "'10'"], ["-1", "soon", "1h"], duration::seconds;
     /// Text.
     Text -> String, "text", "be text",
         ["x", "'1 2'"], ["{}", "{a: 1}"], |text| Some(text.to_owned());
     /// A path.
     PathText -> PathBuf, "path", "be a path",
         ["/etc/certdeploy/x", "relative/x"], ["''", "{}", "\"-----BEGIN KEY-----\\nx\""], |text| (!text.is_empty() && !text.contains(['\n', '\0'])).then(|| PathBuf::from(text));
-    /// A file mode.
-    ModeText -> Mode, "file mode", "be an octal mode from 0001 to 0777",
-        ["0600", "0o640", "'644'"], ["rw-", "0", "07777"], Mode::parse;
     /// `log_format`.
     LogFormatText -> LogFormat, "log format", "be auto, text, json or journald",
         ["auto", "text", "json", "journald"], ["xml", "JSON", "1"], LogFormat::parse;
@@ -128,89 +121,8 @@ scalar_kinds! {
         ["DEBUG", "ERROR", "30"], ["debug", "loud"], LogLevel::parse;
 }
 
-fn switch(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "y" | "1" => Some(true),
-        "false" | "no" | "off" | "n" | "0" => Some(false),
-        _ => None,
-    }
-}
-
-fn whole(text: &str) -> Option<u32> {
+pub(super) fn whole(text: &str) -> Option<u32> {
     number::whole(text).and_then(|number| number.try_into().ok())
-}
-
-/// true or false, in any YAML 1.1 spelling, quoted or not. Nothing is false, as it was for the Python program.
-#[derive(Debug)]
-pub struct Switch;
-impl Value for Switch {
-    type Out = bool;
-    const KIND: Kind = Kind {
-        name: "true or false",
-        expected: "be true or false",
-        valid: &["true", "no", "On", "'yes'", "1"],
-        invalid: &["maybe", "2", "{}"],
-        inside: None,
-    };
-    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<bool, Complaint> {
-        if matches!(node.content, Content::Null) {
-            problems.warn(node.place, format!("`{key}` has no value; it is taken as false"));
-            return Ok(false);
-        }
-        scalar(key, &node, Self::KIND.expected, switch)
-    }
-}
-
-/// A whole number from 0. A boolean is 1 or 0, as it was for the Python program: `push_retries: no`.
-#[derive(Debug)]
-pub struct Count;
-impl Value for Count {
-    type Out = u32;
-    const KIND: Kind = Kind {
-        name: "whole number",
-        expected: "be an integer greater than or equal to 0, and not absurdly large",
-        valid: &["0", "12", "'3'", "1_000", "30.0"],
-        invalid: &["-1", "1.5", "many"],
-        inside: None,
-    };
-    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<u32, Complaint> {
-        let mut meant = None;
-        let count = scalar(key, &node, Self::KIND.expected, |text| {
-            whole(text).or_else(|| {
-                meant = switch(text).map(u32::from);
-                meant
-            })
-        });
-        if let Some(number) = meant {
-            problems.warn(node.place, format!("`{key}` should be a number; it is taken as {number}"));
-        }
-        count
-    }
-}
-
-/// A length of time like `1h30m`; null is none.
-#[derive(Debug)]
-pub struct Delay;
-impl Value for Delay {
-    type Out = Duration;
-    const KIND: Kind = Kind {
-        name: "delay",
-        expected: "be numbers with units w, d, h, m or s, like \"1h30m\"",
-        valid: &["1h", "10m", "'1d 2h'", "null", "0"],
-        invalid: &["junk5sjunk", "5", "1x"],
-        inside: None,
-    };
-    fn read(key: &str, node: Node, _: &mut Problems) -> Result<Duration, Complaint> {
-        match node.content {
-            Content::Null => Ok(Duration::ZERO),
-            Content::Scalar { .. } | Content::List(_) | Content::Map(_) => {
-                scalar(key, &node, Self::KIND.expected, |text| match text {
-                    "0" => Some(Duration::ZERO),
-                    _ => duration::pairs(text),
-                })
-            }
-        }
-    }
 }
 
 /// Any other type, or null.
@@ -223,6 +135,42 @@ impl<V: Value> Value for Maybe<V> {
         match node.content {
             Content::Null => Ok(None),
             Content::Scalar { .. } | Content::List(_) | Content::Map(_) => V::read(key, node, problems).map(Some),
+        }
+    }
+}
+
+/// Text as it is written: blanks that stand in its quotes are part of it.
+#[derive(Debug)]
+pub struct Verbatim;
+impl Value for Verbatim {
+    type Out = String;
+    const KIND: Kind = Text::KIND;
+    fn read(key: &str, node: Node, _: &mut Problems) -> Result<Self::Out, Complaint> {
+        match &node.content {
+            Content::Scalar { text, .. } => Ok(text.clone()),
+            Content::Null | Content::List(_) | Content::Map(_) => Err(refuse(key, &node, Self::KIND.expected)),
+        }
+    }
+}
+
+/// A path, or nothing; an empty text is nothing too, as it was for the Python program.
+#[derive(Debug)]
+pub struct MaybePath;
+impl Value for MaybePath {
+    type Out = Option<PathBuf>;
+    const KIND: Kind = Kind {
+        name: PathText::KIND.name,
+        expected: PathText::KIND.expected,
+        valid: &["/etc/certdeploy/x", "relative/x", "''", "null"],
+        invalid: &["{}", "\"-----BEGIN KEY-----\\nx\""],
+        inside: None,
+    };
+    fn read(key: &str, node: Node, problems: &mut Problems) -> Result<Self::Out, Complaint> {
+        match &node.content {
+            Content::Scalar { text, .. } if text.trim().is_empty() => Ok(None),
+            Content::Null | Content::Scalar { .. } | Content::List(_) | Content::Map(_) => {
+                Maybe::<PathText>::read(key, node, problems)
+            }
         }
     }
 }
@@ -300,6 +248,7 @@ impl<S: Section> Value for Nested<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::mode::ModeText;
     use crate::setting::yaml;
 
     fn table<V: Value>() {
@@ -327,6 +276,7 @@ mod tests {
         table::<Text>();
         table::<PathText>();
         table::<ModeText>();
+        table::<MaybePath>();
         table::<Level>();
         table::<LogFormatText>();
         table::<Delay>();

@@ -63,10 +63,18 @@ fn entry(out: &mut String, entry: Entry, depth: usize, first: &str) {
     let pad = if first.is_empty() { "  ".repeat(depth) } else { first.to_owned() };
     let note = if given { "" } else { "  # default" };
     let key = setting.key;
+    let unset = !given && matches!((setting.default, &node.content), (Default::Unset, Content::Null));
     let _ = match (setting.kind.inside, node.content) {
+        // What is not given means something else than nothing.
+        _ if unset => writeln!(out, "{pad}# {key}: not given"),
         (Some(inside), Content::List(items)) if !items.is_empty() => {
             let _ = writeln!(out, "{pad}{key}:");
             for item in items {
+                if !matches!(item.content, Content::Map(_) | Content::Null) {
+                    // Text or mapping: this one is text.
+                    let _ = writeln!(out, "{}- {}", "  ".repeat(depth + 1), flow(&item.content));
+                    continue;
+                }
                 let first = format!("{}- ", "  ".repeat(depth + 1));
                 for (n, inner) in complete(inside, item).into_iter().enumerate() {
                     self::entry(out, inner, depth + 2, if n == 0 { &first } else { "" });

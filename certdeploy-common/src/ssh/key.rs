@@ -41,6 +41,16 @@ pub enum KeyError {
         /// What the parser says.
         cause: String,
     },
+    /// It is the public half.
+    #[error(
+        "`{0}` holds a public key; the private one is needed here, the file that `keygen` wrote beside it without `.pub`"
+    )]
+    IsPublic(String),
+    /// It is a private key, where a public one is needed.
+    #[error(
+        "this is a private key; the public one is needed here, the line in the `.pub` file beside it. If it was shown to others, make a new pair with `keygen PATH`"
+    )]
+    IsPrivate,
     /// It is no certificate for logging in with.
     #[error("`{name}` holds no OpenSSH user certificate ({cause}); expected a file like `id_ed25519-cert.pub`")]
     NotCertificate {
@@ -81,11 +91,22 @@ pub fn load_private(path: &Path) -> Result<PrivateKey, KeyError> {
 /// # Errors
 /// See [`KeyError`].
 pub fn load_private_with(path: &Path, passphrase: Option<&Passphrase>) -> Result<PrivateKey, KeyError> {
-    let bytes = private::read(path, LIMIT)?;
     let name = path.display().to_string();
+    let bytes = match private::read(path, LIMIT) {
+        // To make the public half private would be bad advice.
+        Err(private::PrivateFileError::TooOpen { .. }) if holds_public(path) => return Err(KeyError::IsPublic(name)),
+        read => read?,
+    };
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| KeyError::NotPrivate { name: name.clone(), cause: "not text".to_owned() })?;
+    if parse_public(text.trim()).is_ok() {
+        return Err(KeyError::IsPublic(name));
+    }
     decode::private(text, &name, passphrase)
+}
+
+fn holds_public(path: &Path) -> bool {
+    bounded::text(path, LIMIT).is_ok_and(|text| parse_public(text.trim()).is_ok())
 }
 
 /// Reads a private key in OpenSSH or PKCS#8 form; `name` is what messages call it.
@@ -158,6 +179,9 @@ pub fn encode_private(key: &PrivateKey) -> Result<Zeroizing<String>, KeyError> {
 /// # Errors
 /// See [`KeyError`].
 pub fn parse_public(line: &str) -> Result<PublicKey, KeyError> {
+    if line.contains("PRIVATE KEY-----") {
+        return Err(KeyError::IsPrivate);
+    }
     let mut words = line.split_whitespace();
     let (Some(first), second) = (words.next(), words.next()) else { return Err(KeyError::NotPublic) };
     let blob = second.filter(|_| first.parse::<Algorithm>().is_ok_and(|a| !matches!(a, Algorithm::Other(_))));

@@ -2,3 +2,6 @@
 
 pub mod decode;
 pub mod key;
+
+/// What the SSH and SFTP library's names of its own events begin with.
+pub const LIBRARY: &str = "russh";

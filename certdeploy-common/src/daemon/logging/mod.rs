@@ -17,6 +17,7 @@ use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::ssh;
 use line::{Fields, Line, Parts, Severity};
 pub use line::{LINE_LIMIT, escape};
 use output::Output;
@@ -154,6 +155,23 @@ pub fn collected(logger: &'static str, body: impl FnOnce()) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// An error with what it came from, in one line.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // Most of them repeat their cause.
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The log of this process.
 static CURRENT: OnceLock<Arc<RwLock<Active>>> = OnceLock::new();
 /// The name of the SSH and SFTP library in each line.
@@ -272,7 +290,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
 
 /// Spans are always kept: they say what an error belongs to.
 fn is_wanted(active: &Active, metadata: &Metadata<'_>) -> bool {
-    metadata.is_span() || *metadata.level() <= active.voice(metadata.target()).level
+    let (target, level) = (metadata.target(), *metadata.level());
+    metadata.is_span() || (level <= active.voice(target).level && is_heard(target))
+}
+
+/// Whether it is worth a line. Other libraries than that for SSH and SFTP have no log of ours: the caller says what went
+/// wrong there, and that for the Docker engine prints what it sends, commands and secrets included.
+fn is_heard(target: &str) -> bool {
+    target.starts_with("certdeploy") || target.starts_with(ssh::LIBRARY)
 }
 
 /// The way of what the SSH and SFTP library says.
@@ -280,7 +305,7 @@ struct Library;
 
 impl log::Log for Library {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        metadata.level() <= log::max_level() && is_heard(metadata.target())
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -351,5 +376,16 @@ mod tests {
         assert_eq!(active.voice("certdeploy_server::push").logger, "certdeploy-server");
         assert_eq!(active.voice("russh::client").logger, "sftp");
         assert_eq!(library_filter(LogLevel::Debug), log::LevelFilter::Debug);
+    }
+
+    #[test]
+    fn no_other_library_tells_its_steps() {
+        for (target, heard) in
+            [("certdeploy_client::pass", true), ("russh_sftp::server", true), ("hyper_util::client", false)]
+        {
+            assert_eq!(is_heard(target), heard, "{target}");
+        }
+        let log = collected("certdeploy-client", || tracing::error!(target: "engine::exec", "hunter2"));
+        assert_eq!(log, "");
     }
 }
