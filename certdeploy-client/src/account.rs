@@ -60,6 +60,21 @@ pub fn give_up_the_rest() -> io::Result<()> {
     forbid_dumps()
 }
 
+/// The most descriptors that the receiver asks for.
+const DESCRIPTORS: u64 = 65_536;
+
+/// As many descriptors as this process may have: those that start it keep to fewer for programs that count on that.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::debug!("No more descriptors: {error}");
+    }
+}
+
 /// No core dumps, no ptrace by others of the same user: keys are in memory.
 ///
 /// # Errors

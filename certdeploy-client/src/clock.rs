@@ -13,6 +13,12 @@ pub fn now() -> i64 {
     i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX)
 }
 
+/// Now, in milliseconds since the epoch.
+#[must_use]
+pub fn millis() -> i64 {
+    i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Now, in nanoseconds since the epoch, as 8 bytes that sort by time.
 #[must_use]
 pub fn stamp() -> [u8; 8] {

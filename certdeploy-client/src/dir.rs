@@ -1,9 +1,11 @@
 //! A held directory: every name is opened below its descriptor, never through a path, so nothing that a peer plants
 //! or swaps can lead out of it. Must not know what the files mean.
 
+mod unfit;
+
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -12,48 +14,42 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use zeroize::Zeroizing;
 
+pub use unfit::Unfit;
+
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
 
 /// Which file it was that was read, so that only this one is removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Identity {
     inode: u64,
     modified: (i64, i64),
+    changed: i64,
     length: u64,
 }
 
 impl Identity {
     fn of(meta: &std::fs::Metadata) -> Self {
-        Self { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), length: meta.len() }
+        Self {
+            inode: meta.ino(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: meta.ctime(),
+            length: meta.len(),
+        }
     }
 
-    /// When it was written, in Unix seconds.
+    /// Whether it is the same file with the same content. Renaming it is no change.
+    fn is(&self, other: &Self) -> bool {
+        let of = |file: &Self| (file.inode, file.modified, file.length);
+        of(self) == of(other)
+    }
+
+    /// When it was changed last by this host's clock, in Unix seconds; a peer sets other times as it likes.
     #[must_use]
-    pub fn modified(&self) -> i64 {
-        self.modified.0
+    pub fn changed(&self) -> i64 {
+        self.changed
     }
-}
-
-/// Why a staged file is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// It is not there.
-    #[error("is missing")]
-    Missing,
-    /// It is a symlink, a FIFO, a device, or has a second name.
-    #[error("is not a plain file with one name")]
-    NotPlain,
-    /// It belongs to somebody who has no business there.
-    #[error("belongs to user {0}, who is neither the owner of the directory nor us; mend it with chown")]
-    Owner(u32),
-    /// It is larger than anything that belongs there.
-    #[error("is larger than {0} bytes")]
-    TooLarge(u64),
-    /// It cannot be read.
-    #[error("cannot be read: {0}")]
-    Io(io::Error),
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -148,11 +144,7 @@ impl Dir {
     /// # Errors
     /// See [`Unfit`].
     pub fn read(&self, name: &str, limit: u64, owners: &[u32]) -> Result<(Zeroizing<Vec<u8>>, Identity), Unfit> {
-        let file = self.existing(name, false).map_err(|error| match error.raw_os_error() {
-            Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => Unfit::NotPlain,
-            _ if error.kind() == io::ErrorKind::NotFound => Unfit::Missing,
-            _ => Unfit::Io(error),
-        })?;
+        let file = self.existing(name, false).map_err(Unfit::of)?;
         let meta = file.metadata().map_err(Unfit::Io)?;
         if !meta.is_file() || meta.nlink() != 1 {
             return Err(Unfit::NotPlain);
@@ -160,15 +152,37 @@ impl Dir {
         if !owners.is_empty() && !owners.contains(&meta.uid()) {
             return Err(Unfit::Owner(meta.uid()));
         }
-        if meta.len() > limit {
-            return Err(Unfit::TooLarge(limit));
+        Ok((bytes(file, &meta, limit)?, Identity::of(&meta)))
+    }
+
+    /// Reads a plain file of at most `limit` bytes that is deployed here. It may have more names, as in a backup that is
+    /// made of hard links; but not where the owner of the directory could have given it one to have us copy what he may
+    /// not read.
+    ///
+    /// # Errors
+    /// See [`Unfit`].
+    pub fn deployed(&self, name: &str, limit: u64) -> Result<Zeroizing<Vec<u8>>, Unfit> {
+        let file = self.existing(name, false).map_err(Unfit::of)?;
+        let meta = file.metadata().map_err(Unfit::Io)?;
+        let owner = self.owner().map_err(Unfit::Io)?;
+        let planted = meta.nlink() != 1 && owner != rustix::process::geteuid().as_raw() && owner != meta.uid();
+        if !meta.is_file() || planted { Err(Unfit::NotPlain) } else { bytes(file, &meta, limit) }
+    }
+
+    /// Puts a file of ours, 0600, in place of whatever is there, in one rename, durably.
+    ///
+    /// # Errors
+    /// As `openat(2)`, `write(2)`, `renameat(2)`, `fsync(2)`; what was there still is.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = format!(".{name}.{}.tmp", std::process::id());
+        self.remove_file(&temporary)?;
+        let mut file = self.create(&temporary)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let placed = written.and_then(|()| self.rename(&temporary, self, name));
+        if placed.is_err() {
+            let _ = self.remove_file(&temporary);
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default() + 1));
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(Unfit::Io)?;
-        if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-            return Err(Unfit::TooLarge(limit));
-        }
-        Ok((bytes, Identity::of(&meta)))
+        placed.and_then(|()| self.sync())
     }
 
     /// Removes the very file that was read; a newer one that has taken its name stays.
@@ -182,7 +196,7 @@ impl Dir {
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             moved => moved?,
         }
-        if self.existing(&aside, false)?.metadata().is_ok_and(|meta| Identity::of(&meta) == read) {
+        if self.existing(&aside, false)?.metadata().is_ok_and(|meta| read.is(&Identity::of(&meta))) {
             return self.remove_file(&aside);
         }
         match rustix::fs::renameat_with(&self.0, &aside, &self.0, name, rustix::fs::RenameFlags::NOREPLACE) {
@@ -282,6 +296,18 @@ impl Dir {
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.0)?)
     }
+}
+
+fn bytes(file: File, meta: &std::fs::Metadata, limit: u64) -> Result<Zeroizing<Vec<u8>>, Unfit> {
+    if meta.len() > limit {
+        return Err(Unfit::TooLarge(limit));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default() + 1));
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Unfit::Io)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
+        return Err(Unfit::TooLarge(limit));
+    }
+    Ok(bytes)
 }
 
 impl AsFd for Dir {

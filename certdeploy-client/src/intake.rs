@@ -1,21 +1,33 @@
 //! Staged files -> [`Upload`]: copies across the boundary between who wrote them and us. Reads size-capped plain
 //! files through held directories; parses nothing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use certdeploy_common::cert::lineage::UnsafeLineage;
 use certdeploy_common::cert::{Bundle, FileName, Lineage};
 use certdeploy_common::wire::{PushId, layout};
 
+use crate::config::pushers::Scope;
 use crate::dir::{Dir, Identity, Unfit};
-use crate::staging::Staged;
+use crate::staging::{Staged, scope};
 use crate::validate::{Origin, Upload};
 
 /// Why an upload cannot be taken in.
 #[derive(Debug, thiserror::Error)]
-#[error("`{name}` {unfit}")]
+#[error("`{name}` {unfit}{hint}")]
 pub struct IntakeError {
     name: String,
     unfit: Unfit,
+    hint: &'static str,
+}
+
+impl IntakeError {
+    /// Whether the disk is to blame and not the upload: then it may go well later.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        matches!(self.unfit, Unfit::Io(_))
+    }
 }
 
 /// Files that were read, so that these very files are removed and no others.
@@ -29,15 +41,15 @@ pub struct Found {
     pub upload: Upload,
     /// The files it is made of.
     pub read: Read,
-    /// When the youngest of them was written, in Unix seconds.
-    pub youngest: i64,
+    /// When one of them was changed last, in Unix seconds.
+    pub changed: i64,
 }
 
-/// Takes in a push of one of ours.
+/// Takes in a push of one of ours, with what its pusher may upload.
 ///
 /// # Errors
 /// A file is not a plain file of `owners`, or too large.
-pub fn push(incoming: &Dir, push: &PushId, owners: &[u32]) -> Result<Upload, IntakeError> {
+pub fn push(incoming: &Dir, push: &PushId, owners: &[u32]) -> Result<(Upload, Scope), IntakeError> {
     let name = push.directory();
     let directory = incoming.child(&name).map_err(|error| unfit(&name, Unfit::Io(error)))?;
     let mut bundle = Bundle::default();
@@ -51,42 +63,126 @@ pub fn push(incoming: &Dir, push: &PushId, owners: &[u32]) -> Result<Upload, Int
     let (manifest, _) = directory
         .read(layout::MANIFEST, layout::MANIFEST_LIMIT, owners)
         .map_err(|error| unfit(layout::MANIFEST, error))?;
-    Ok(Upload { origin: Origin::Manifest { push: Some(push.clone()), bytes: manifest.to_vec() }, bundle })
+    let scope = scope::read(&directory, owners).map_err(|error| unfit("scope.json", error))?;
+    Ok((Upload { origin: Origin::Manifest { push: Some(push.clone()), bytes: manifest.to_vec() }, bundle }, scope))
 }
 
-/// Takes in what plain peers have put of a lineage: the newest file of each name over all complete uploads that wait.
-/// Returns the directories it is made of too.
+/// A complete upload of a plain peer that waits.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Its directory.
+    pub directory: String,
+    /// Its files.
+    pub files: Bundle,
+}
+
+/// What plain peers have put of a lineage.
+#[derive(Debug, Default)]
+pub struct Put {
+    /// All complete uploads that wait, oldest first.
+    pub waiting: Vec<Waiting>,
+    /// The directories of those that will never be fit to be taken, with why.
+    pub unfit: Vec<(String, IntakeError)>,
+}
+
+/// Takes in what plain peers have put of a lineage. One that is unfit is none of the others' business.
 ///
 /// # Errors
-/// As [`push`]; or the incoming directory cannot be read.
-pub fn plain(incoming: &Dir, lineage: &Lineage, owners: &[u32]) -> Result<(Upload, Vec<String>), IntakeError> {
-    let mut bundle = Bundle::default();
-    let mut directories = Vec::new();
+/// The incoming directory or a file in it cannot be read.
+pub fn plain(incoming: &Dir, lineage: &Lineage, owners: &[u32]) -> Result<Put, IntakeError> {
+    let mut put = Put::default();
     let entries = incoming.entries().map_err(|error| unfit(".incoming", Unfit::Io(error)))?;
-    // Names sort by time, so a later file replaces an earlier one.
+    // Names sort by time.
     for (name, _) in entries {
         if !matches!(Staged::parse(&name), Some(Staged::Plain(_, of)) if of == *lineage) {
             continue;
         }
-        let directory = incoming.child(&name).map_err(|error| unfit(&name, Unfit::Io(error)))?;
-        for file in FileName::ALL {
-            if directory.has(file.as_str()) {
-                let read = directory.read(file.as_str(), file.limit(), owners);
-                bundle.insert(file, read.map_err(|error| unfit(file.as_str(), error))?.0);
-            }
+        match one(incoming, &name, owners) {
+            Ok(files) => put.waiting.push(Waiting { directory: name, files }),
+            Err(error) if error.is_io() => return Err(error),
+            Err(error) => put.unfit.push((name, error)),
         }
-        directories.push(name);
     }
-    Ok((Upload { origin: Origin::Plain { lineage: lineage.clone() }, bundle }, directories))
+    Ok(put)
 }
 
-/// The lineages that a plain sshd has put below `source`, in order.
+fn one(incoming: &Dir, name: &str, owners: &[u32]) -> Result<Bundle, IntakeError> {
+    let directory = incoming.child(name).map_err(|error| {
+        // A link or a file, which only the receiver's user can have put there.
+        let planted = error.kind() == std::io::ErrorKind::NotADirectory;
+        unfit(name, if planted { Unfit::NotPlain } else { Unfit::Io(error) })
+    })?;
+    let mut files = Bundle::default();
+    for file in FileName::ALL {
+        if directory.has(file.as_str()) {
+            let read = directory.read(file.as_str(), file.limit(), owners);
+            files.insert(file, read.map_err(|error| unfit(file.as_str(), error))?.0);
+        }
+    }
+    Ok(files)
+}
+
+/// The newest file of each name: what came in two sessions belongs together.
+#[must_use]
+pub fn join(waiting: &[Waiting]) -> Bundle {
+    let mut bundle = Bundle::default();
+    for (name, bytes) in waiting.iter().flat_map(|upload| upload.files.files()) {
+        bundle.insert(name, bytes.to_vec().into());
+    }
+    bundle
+}
+
+/// What a plain sshd has put below `source`, in order.
+#[derive(Debug, Default)]
+pub struct Below {
+    /// The directories of lineages.
+    pub lineages: Vec<Lineage>,
+    /// Directories that hold such files under a name that is no lineage's, with why.
+    pub strange: Vec<(String, UnsafeLineage)>,
+}
+
+/// Looks at the directories in `source`; those that are hidden or hold none of our files are somebody else's.
 ///
 /// # Errors
 /// `source` cannot be read.
-pub fn lineages(source: &Path) -> std::io::Result<Vec<Lineage>> {
-    let names = Dir::open(source)?.entries()?;
-    Ok(names.into_iter().filter_map(|(name, kind)| name.parse().ok().filter(|_| kind.is_dir())).collect())
+pub fn below(source: &Path) -> std::io::Result<Below> {
+    let source = Dir::open(source)?;
+    let mut below = Below::default();
+    for (name, kind) in source.entries()? {
+        if !kind.is_dir() || name.starts_with('.') {
+            continue;
+        }
+        match name.parse() {
+            Ok(lineage) => below.lineages.push(lineage),
+            Err(reason) if holds_files(&source, &name) => below.strange.push((name, reason)),
+            Err(_) => {}
+        }
+    }
+    Ok(below)
+}
+
+/// What there is of a lineage, as far as it shows whether something has changed: how many files, how many bytes, and the
+/// newest change in Unix seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(usize, u64, i64);
+
+/// The lineages that have files in `source`. Nothing of what cannot be read.
+#[must_use]
+pub fn stamps(source: &Path) -> BTreeMap<Lineage, Stamp> {
+    let lineages = below(source).map(|below| below.lineages).unwrap_or_default();
+    let Ok(held) = Dir::open(source) else { return BTreeMap::new() };
+    let stamp = |lineage: &Lineage| {
+        let directory = held.child(lineage.as_str()).ok()?;
+        let files: Vec<(u64, i64)> =
+            FileName::ALL.into_iter().filter_map(|file| directory.stat(file.as_str())).collect();
+        let newest = files.iter().map(|(_, changed)| *changed).max()?;
+        Some(Stamp(files.len(), files.iter().map(|(size, _)| size).sum(), newest))
+    };
+    lineages.into_iter().filter_map(|lineage| stamp(&lineage).map(|stamp| (lineage, stamp))).collect()
+}
+
+fn holds_files(source: &Dir, name: &str) -> bool {
+    source.child(name).is_ok_and(|directory| FileName::ALL.into_iter().any(|file| directory.has(file.as_str())))
 }
 
 /// Takes in what a plain sshd has put of a lineage; `None` when there is no file of it.
@@ -100,15 +196,18 @@ pub fn source(source: &Path, lineage: &Lineage) -> Result<Option<Found>, IntakeE
     let owners = [root.owner().map_err(failed)?, rustix::process::geteuid().as_raw()];
     let mut bundle = Bundle::default();
     let mut read = Read::default();
-    let mut youngest = 0;
+    let mut changed = 0;
     let mut take = |name: &str, limit| match directory.read(name, limit, &owners) {
         Ok((bytes, identity)) => {
-            youngest = youngest.max(identity.modified());
+            changed = changed.max(identity.changed());
             read.0.push((name.to_owned(), identity));
             Ok(Some(bytes))
         }
         Err(Unfit::Missing) => Ok(None),
-        Err(error) => Err(unfit(&format!("{lineage}/{name}"), error)),
+        Err(error) => {
+            let hint = if matches!(error, Unfit::Owner(_)) { "; mend it with chown" } else { "" };
+            Err(IntakeError { hint, ..unfit(&format!("{lineage}/{name}"), error) })
+        }
     };
     for file in FileName::ALL {
         if let Some(bytes) = take(file.as_str(), file.limit())? {
@@ -123,7 +222,7 @@ pub fn source(source: &Path, lineage: &Lineage) -> Result<Option<Found>, IntakeE
         Some(bytes) => Origin::Manifest { push: None, bytes: bytes.to_vec() },
         None => Origin::Plain { lineage: lineage.clone() },
     };
-    Ok(Some(Found { upload: Upload { origin, bundle }, read, youngest }))
+    Ok(Some(Found { upload: Upload { origin, bundle }, read, changed }))
 }
 
 /// Removes the files of an upload from a lineage's directory below `source`; newer ones stay.
@@ -136,5 +235,5 @@ pub fn remove(source: &Path, lineage: &Lineage, read: &Read) -> std::io::Result<
 }
 
 fn unfit(name: &str, unfit: Unfit) -> IntakeError {
-    IntakeError { name: name.to_owned(), unfit }
+    IntakeError { name: name.to_owned(), unfit, hint: "" }
 }

@@ -10,16 +10,23 @@
 //! never paths; `update` does not know how files changed.
 
 pub mod account;
+mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deploy;
 pub mod dir;
+pub mod harden;
+pub mod health;
 pub mod intake;
 pub mod link;
+mod log;
+pub mod mend;
 pub mod pass;
 pub mod pipeline;
+pub mod place;
+pub mod sandbox;
 pub mod sftp;
 pub mod staging;
 pub mod turn;
@@ -28,6 +35,7 @@ pub mod validate;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::logging::{self, LogLevel, Stream};
@@ -35,28 +43,34 @@ use certdeploy_common::daemon::shutdown;
 use certdeploy_common::ssh::key;
 
 use cli::{Command, Options, Role};
-use config::Settings;
-use config::settings::LogPolicy;
-
-/// The logger's name.
-const LOGGER: &str = "certdeploy-client";
+use config::{Demand, Settings};
+use tokio_util::sync::CancellationToken;
 
 /// Runs the program.
 pub fn run() -> Exit {
+    // What our parent left open is no business of what we start.
+    close_fds::set_fds_cloexec(3, &[]);
     // Whatever is made is made private first; wider modes are given on purpose.
     let theirs = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     update::command::inherit_umask(theirs);
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     match cli::parse(std::env::args_os(), &environment.collect()) {
-        Ok(Command::Daemon(options)) => with_settings(&options, |settings| block_on(daemon::run(settings))),
-        Ok(Command::Pass(options)) => with_settings(&options, |settings| block_on(pass::run(settings))),
+        Ok(Command::Daemon(options)) => {
+            with_settings(&options, Demand::Daemon, |settings| block_on(daemon::run(settings, options.clone())))
+        }
+        Ok(Command::Pass(options)) => {
+            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| pass::run(settings, stop)))
+        }
         Ok(Command::Update(options, failed)) => {
             let which = if failed { turn::Which::Failed } else { turn::Which::All };
-            with_settings(&options, |settings| block_on(pass::update(settings, which)))
+            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| pass::update(settings, which, stop)))
         }
         Ok(Command::Rollback(options, lineage)) => {
-            with_settings(&options, |settings| block_on(pass::rollback(settings, lineage)))
+            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| pass::rollback(settings, lineage, stop)))
         }
+        Ok(Command::Check(options, effective)) => check::check(&options, effective),
+        Ok(Command::Healthcheck(options, limit)) => healthcheck(&options, limit),
+        Ok(Command::Harden(options, polkit_user)) => harden(&options, polkit_user.as_deref()),
         Ok(Command::Keygen(path)) => keygen(&path),
         Ok(Command::Internal(role)) => internal(role),
         Err(error) => {
@@ -66,20 +80,20 @@ pub fn run() -> Exit {
     }
 }
 
-fn with_settings(options: &Options, body: impl FnOnce(Arc<Settings>) -> Exit) -> Exit {
-    let (settings, warnings) = match config::load(&options.config) {
+fn with_settings(options: &Options, demand: Demand, body: impl FnOnce(Arc<Settings>) -> Exit) -> Exit {
+    let (settings, warnings) = match config::load(&options.config, demand) {
         Ok(loaded) => loaded,
         Err(error) => {
-            logging::start(LOGGER, options.log_level.unwrap_or(LogLevel::Error), Stream::Stdout);
+            log::without_settings(options, Stream::Stdout);
             for line in error.to_string().lines() {
                 tracing::error!("{line}");
             }
             return Exit::Failed;
         }
     };
-    let log = log_policy(options, &settings.log);
-    if let Err(error) = logging::begin(&log_setup(&log)) {
-        logging::start(LOGGER, log.level, Stream::Stdout);
+    let log = log::policy(options, &settings.log);
+    if let Err(error) = log::begin(&log) {
+        log::without_settings(options, Stream::Stdout);
         tracing::error!("The log file {error}");
         return Exit::Failed;
     }
@@ -92,33 +106,35 @@ fn with_settings(options: &Options, body: impl FnOnce(Arc<Settings>) -> Exit) ->
     body(Arc::new(Settings { log, ..settings }))
 }
 
-/// Options and variables beat the config.
-fn log_policy(options: &Options, written: &LogPolicy) -> LogPolicy {
-    LogPolicy {
-        level: options.log_level.unwrap_or(written.level),
-        format: written.format,
-        file: options.log_filename.clone().or(written.file.clone()),
-        library_level: options.sftp_log_level.unwrap_or(written.library_level),
-        library_file: options.sftp_log_filename.clone().or(written.library_file.clone()),
-    }
+/// The receiver before its first peer. The log, as ours and with the files that were handed, must be open before the
+/// sandbox closes.
+fn receiver_begins(setup: &link::Setup, handed: &link::handover::Handover) -> std::io::Result<()> {
+    log::of_receiver(&setup.log.policy(), handed.logs.clone());
+    sandbox::receiver(&handed.incoming)?.say("receiver");
+    Ok(())
 }
 
-fn log_setup(log: &LogPolicy) -> logging::Setup {
-    logging::Setup {
-        logger: LOGGER,
-        stream: Stream::Stdout,
-        format: log.format,
-        level: log.level,
-        file: log.file.clone(),
-        library_level: log.library_level,
-        library_file: log.library_file.clone(),
-        handed: logging::Handed::default(),
-    }
-}
+/// How long a command may go on with what is under way after SIGTERM, SIGINT or SIGHUP; a second signal ends it at once.
+const GRACE: Duration = Duration::from_secs(10);
 
-/// The receiver's log: as ours, with the files that it was handed.
-fn receiver_log(setup: &link::Setup, handed: logging::Handed) {
-    let _ = logging::begin(&logging::Setup { handed, ..log_setup(&setup.log.policy()) });
+/// Runs a command to its end, or until a signal ends it: with it ends what it has started.
+fn to_the_end<F: Future<Output = Exit>>(body: impl FnOnce(CancellationToken) -> F) -> Exit {
+    block_on(async {
+        let orders = match shutdown::of_command() {
+            Ok(orders) => orders,
+            Err(error) => {
+                tracing::error!("Cannot start: {error}");
+                return Exit::Failed;
+            }
+        };
+        tokio::select! {
+            exit = body(orders.stop.clone()) => exit,
+            () = orders.overdue(|| GRACE) => {
+                tracing::error!("Ended by a signal: what was not done is done by the next run");
+                Exit::Owed
+            }
+        }
+    })
 }
 
 /// One thread is enough: what waits for the disk waits on threads of its own.
@@ -146,11 +162,12 @@ fn internal(role: Role) -> Exit {
 }
 
 async fn receiver() -> Exit {
+    account::raise_descriptors();
     let begun = account::give_up_the_rest().and_then(|()| link::spawn::line());
     // The applier gets the same signals and says when to drain.
     let _deaf = shutdown::ignore();
     let served = match begun {
-        Ok(line) => sftp::serve(line, receiver_log).await,
+        Ok(line) => sftp::serve(line, receiver_begins).await,
         Err(error) => Err(error),
     };
     match served {
@@ -162,14 +179,44 @@ async fn receiver() -> Exit {
     }
 }
 
-fn keygen(path: &std::path::Path) -> Exit {
-    logging::start(LOGGER, LogLevel::Error, Stream::Stderr);
-    match key::generate(path, LOGGER) {
-        Ok(line) => {
-            use std::io::Write;
-            let _ = writeln!(std::io::stdout(), "{line}");
-            Exit::Done
+/// One line to stdout: it is what `docker inspect` shows.
+fn healthcheck(options: &Options, limit: Duration) -> Exit {
+    log::without_settings(options, Stream::Stderr);
+    block_on(async {
+        let (line, exit) = match health::check(&options.config, limit).await {
+            Ok(addresses) => {
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                (format!("healthy: listening at {}", addresses.join(", ")), Exit::Done)
+            }
+            Err(error) => (format!("unhealthy: {}", error.to_string().replace('\n', "; ")), Exit::Failed),
+        };
+        print(&format!("{line}\n"), exit)
+    })
+}
+
+fn harden(options: &Options, polkit_user: Option<&str>) -> Exit {
+    log::without_settings(options, Stream::Stderr);
+    match harden::print(&options.config, polkit_user) {
+        Ok(text) => print(&text, Exit::Done),
+        Err(error) => {
+            for line in error.lines() {
+                tracing::error!("{line}");
+            }
+            Exit::Failed
         }
+    }
+}
+
+fn print(text: &str, exit: Exit) -> Exit {
+    use std::io::Write;
+    let printed = std::io::stdout().write_all(text.as_bytes());
+    if printed.is_ok() { exit } else { Exit::Failed }
+}
+
+fn keygen(path: &std::path::Path) -> Exit {
+    logging::start(log::LOGGER, LogLevel::Error, Stream::Stderr);
+    match key::generate(path, log::LOGGER) {
+        Ok(line) => print(&format!("{line}\n"), Exit::Done),
         Err(error) => {
             tracing::error!("{error}");
             Exit::Failed

@@ -2,26 +2,26 @@
 //! plain sshd receives. Must not listen to anybody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::exit::Exit;
-use certdeploy_common::fs::lock::{self, Lock};
 use certdeploy_common::wire::PushId;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::deploy::rollback::{Cause, Restored};
 use crate::dir::Dir;
+use crate::intake::Waiting;
 use crate::link::Commit;
-use crate::pipeline::{Outcome, Pipeline};
+use crate::pipeline::{Arrival, May, Outcome, Pipeline, listed};
 use crate::staging::{INCOMING, sweep};
 use crate::turn::{self, Which};
-use crate::{account, clock, intake};
-
-/// How long files that make no valid upload may still be on their way, in seconds.
-const PATIENCE: i64 = 60;
+use crate::validate::{Origin, Rejection, Upload};
+use crate::{account, clock, intake, mend};
 
 /// Runs one pass.
-pub async fn run(settings: Arc<Settings>) -> Exit {
+pub async fn run(settings: Arc<Settings>, stop: CancellationToken) -> Exit {
     tracing::debug!("Running one off deploy");
     let _lock = match lock(&settings) {
         Ok(Some(lock)) => lock,
@@ -33,26 +33,33 @@ pub async fn run(settings: Arc<Settings>) -> Exit {
     };
     let validator = crate::daemon::validator(&settings);
     let pipeline = Pipeline::new(Arc::clone(&settings), validator);
-    let mut invalid = !leftovers(&settings, &pipeline).await;
-    invalid |= !staged(&settings, &pipeline).await;
-    let updated = updates(&settings, &Which::Owed).await;
+    let go_on = || true;
+    let mut left = mend::all(&pipeline, || ()).await;
+    let mut invalid = !leftovers(&settings, &pipeline, go_on).await.valid;
+    invalid |= !staged(&settings, &pipeline, go_on).await.valid;
+    left.extend(mend::names(&pipeline).await);
+    invalid |= mend::are_left(&pipeline, &left);
+    let updated = updates(&settings, &Which::Owed, &stop).await;
     if invalid { Exit::Failed } else { updated }
 }
 
 /// `update`: runs the updates of what is in place, without a new deployment.
-pub async fn update(settings: Arc<Settings>, which: Which) -> Exit {
-    updates(&settings, &which).await
+pub async fn update(settings: Arc<Settings>, which: Which, stop: CancellationToken) -> Exit {
+    updates(&settings, &which, &stop).await
 }
 
 /// `rollback`: puts the generation before back and tells its users.
-pub async fn rollback(settings: Arc<Settings>, lineage: Lineage) -> Exit {
-    match turn::go_back(&settings, &lineage, Cause::Hand) {
-        Ok(Restored { number, from, record }) => {
+pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: CancellationToken) -> Exit {
+    match turn::go_back(&settings, &lineage, Cause::Hand).await {
+        Ok((Restored { number, from, record }, _)) => {
             tracing::info!(
                 "Lineage {lineage} has the files of generation {from} again (serial {}), as generation {number}",
                 record.serial
             );
-            updates(&settings, &Which::Of(lineage)).await
+            if !record.serial.is_empty() && record.not_after <= clock::now() {
+                tracing::warn!("Lineage {lineage}: this certificate has expired");
+            }
+            updates(&settings, &Which::Of(lineage), &stop).await
         }
         Err(error) => {
             tracing::error!("{error}");
@@ -61,62 +68,107 @@ pub async fn rollback(settings: Arc<Settings>, lineage: Lineage) -> Exit {
     }
 }
 
-async fn updates(settings: &Arc<Settings>, which: &Which) -> Exit {
-    let batch = match turn::due(settings, which) {
-        Ok((batch, _)) => batch,
+async fn updates(settings: &Arc<Settings>, which: &Which, stop: &CancellationToken) -> Exit {
+    let _alone = if settings.updates.is_empty() { None } else { turn::alone(settings, stop).await };
+    let duties = match turn::due(settings, which) {
+        Ok(duties) => duties,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
             return Exit::Failed;
         }
     };
-    if batch.lineages.is_empty() || settings.updates.is_empty() {
-        return Exit::Done;
+    let mut done = if duties.whole { Exit::Done } else { Exit::Failed };
+    let meant = |lineage: &&Lineage| !matches!(which, Which::Of(one) if one != *lineage);
+    for lineage in duties.lost.iter().filter(meant) {
+        tracing::error!("Lineage {lineage} has lost its current generation, so nobody is told of it");
+        done = Exit::Failed;
     }
-    match turn::run(settings, &batch).await.is_empty() {
-        true => Exit::Done,
-        false if settings.fail_fast => Exit::Failed,
-        false => Exit::Owed,
+    if duties.batch.lineages.is_empty() || settings.updates.is_empty() {
+        return done;
+    }
+    if stop.is_cancelled() {
+        return Exit::Owed;
+    }
+    match turn::run(settings, &duties).await.failed {
+        false => done,
+        true if settings.fail_fast => Exit::Failed,
+        true => Exit::Owed,
     }
 }
 
-/// The lock on `source`; `None` when somebody else has it.
+/// The lock on `source`; `None` when somebody else has it. It is on the directory itself: a file in it could be in the
+/// way, of another user or of a peer's making.
 ///
 /// # Errors
 /// It cannot be taken, which is said.
-pub fn lock(settings: &Settings) -> Result<Option<Lock>, Exit> {
-    let path = settings.source.join(".lock");
-    lock::try_lock(&path).map_err(|error| {
-        tracing::error!("Cannot lock `{}`: {error}", path.display());
-        Exit::Failed
-    })
+pub fn lock(settings: &Settings) -> Result<Option<Dir>, Exit> {
+    let locked = Dir::open(&settings.source).and_then(|source| source.lock(Duration::ZERO).map(|()| source));
+    match locked {
+        Ok(source) => Ok(Some(source)),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => {
+            tracing::error!("Cannot lock `{}`: {error}", settings.source.display());
+            Err(Exit::Failed)
+        }
+    }
 }
 
-/// Complete uploads that a daemon received and did not get to. False: one of them is invalid.
-pub async fn leftovers(settings: &Settings, pipeline: &Pipeline) -> bool {
-    let Ok(incoming) = Dir::open(&settings.source).and_then(|source| source.child(INCOMING)) else { return true };
+/// What lies in staging, and where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Staged {
+    /// What a plain peer put through our own SFTP server.
+    Incoming(Lineage),
+    /// What a plain sshd put into `source`.
+    Source(Lineage),
+}
+
+/// How a look at staging ended.
+#[derive(Debug)]
+pub struct Looked {
+    /// False: something is invalid, or waits for more.
+    pub valid: bool,
+    /// What may be placed later as it is, and after which pause.
+    pub again: Vec<(Staged, Duration)>,
+}
+
+/// How often uploads are tried again that could not be placed.
+pub const RETRY: Duration = Duration::from_secs(60);
+
+/// Complete uploads that a daemon left. Ends early when `go_on` says no.
+pub async fn leftovers(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -> bool) -> Looked {
+    let mut looked = Looked { valid: true, again: Vec::new() };
+    let Ok(incoming) = Dir::open(&settings.source).and_then(|source| source.child(INCOMING)) else { return looked };
     let commits = match sweep::sweep(&incoming) {
         Ok(commits) => commits,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.source.join(INCOMING).display());
-            return false;
+            return Looked { valid: false, ..looked };
         }
     };
-    let mut valid = true;
     for commit in commits {
-        let outcome = match &commit {
-            Commit::Push(push) => receive_push(&incoming, push, pipeline, clock::now()).await,
-            Commit::Plain(lineage) => receive_plain(&incoming, lineage, pipeline, clock::now()).await,
+        if !go_on() {
+            break;
+        }
+        let outcomes = match &commit {
+            Commit::Push(push) => vec![receive_push(&incoming, push, pipeline, clock::now()).await],
+            Commit::Plain(lineage) => each_plain(&incoming, lineage, pipeline, clock::now()).await,
         };
-        valid &= !matches!(outcome, Outcome::Refused { .. } | Outcome::Failed { .. });
+        looked.valid &= outcomes.iter().all(|outcome| matches!(outcome, Outcome::InPlace { .. }));
+        // A pusher tries again by itself, with a new push.
+        if let (Commit::Plain(lineage), Some(Outcome::Failed { .. })) = (commit, outcomes.last()) {
+            looked.again.push((Staged::Incoming(lineage), RETRY));
+        }
     }
-    valid
+    looked
 }
 
 /// Takes a complete push through the pipeline; it leaves staging unless it could not be placed now.
 pub async fn receive_push(incoming: &Dir, push: &PushId, pipeline: &Pipeline, due: i64) -> Outcome {
     let outcome = match intake::push(incoming, push, &owners(incoming)) {
-        Ok(upload) => pipeline.take(upload, None, due).await,
-        Err(error) => Outcome::Refused { rejection: crate::validate::Rejection::final_because(error.to_string()) },
+        Ok((upload, scope)) => pipeline.take(upload, Arrival { may: May::Of(&scope), growing: false, due }).await,
+        // The disk is no fault of the certificate's: a refusal would be remembered for it.
+        Err(error) if error.is_io() => Outcome::Failed { reason: error.to_string() },
+        Err(error) => Outcome::Refused { rejection: Rejection::final_because(error.to_string()) },
     };
     report(&format!("push {push}"), &outcome);
     // A pusher tries again by itself, with a new push.
@@ -124,25 +176,68 @@ pub async fn receive_push(incoming: &Dir, push: &PushId, pipeline: &Pipeline, du
     outcome
 }
 
-/// Takes what plain peers put of a lineage through the pipeline; it stays in staging while it waits for more.
+/// Takes what plain peers put of a lineage through the pipeline; it stays in staging while it waits for more. Returns
+/// what became of it in the end.
 pub async fn receive_plain(incoming: &Dir, lineage: &Lineage, pipeline: &Pipeline, due: i64) -> Outcome {
-    let (outcome, directories) = match intake::plain(incoming, lineage, &owners(incoming)) {
-        Ok((upload, directories)) if upload.bundle.is_empty() => {
-            (Outcome::InPlace { lineage: lineage.clone(), new: false, update: false }, directories)
+    let last = each_plain(incoming, lineage, pipeline, due).await.pop();
+    last.unwrap_or_else(|| Outcome::InPlace { lineage: lineage.clone(), new: false, update: false })
+}
+
+/// The same, with all that were refused on the way: none of them stops another or takes it away.
+async fn each_plain(incoming: &Dir, lineage: &Lineage, pipeline: &Pipeline, due: i64) -> Vec<Outcome> {
+    let mut put = match intake::plain(incoming, lineage, &owners(incoming)) {
+        Ok(put) => put,
+        Err(error) => {
+            let outcome = Outcome::Failed { reason: error.to_string() };
+            report(&format!("lineage {lineage}"), &outcome);
+            return vec![outcome];
         }
-        Ok((upload, directories)) => (pipeline.take(upload, Some(lineage), due).await, directories),
-        Err(error) => (Outcome::Failed { reason: error.to_string() }, Vec::new()),
     };
-    report(&format!("lineage {lineage}"), &outcome);
-    let keep = match &outcome {
-        Outcome::InPlace { .. } | Outcome::Refused { .. } => 0,
-        // The last few are enough to complete each other.
-        Outcome::Waiting { .. } | Outcome::Failed { .. } => 4,
-    };
-    for name in directories.iter().rev().skip(keep) {
-        discard(incoming, name);
+    let mut outcomes = Vec::new();
+    for (directory, error) in std::mem::take(&mut put.unfit) {
+        let reason = format!("{error}; it is removed, upload it again");
+        let outcome = Outcome::Refused { rejection: Rejection::final_because(reason) };
+        report(&format!("upload `{directory}`"), &outcome);
+        discard(incoming, &directory);
+        outcomes.push(outcome);
     }
-    outcome
+    while let Some(outcome) = newest(&mut put.waiting, incoming, lineage, pipeline, due).await {
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+/// Takes the newest upload through the pipeline, with what older ones add to it. Afterwards those are waiting that are
+/// still to be looked at: if it is refused, all older ones, else none.
+async fn newest(
+    waiting: &mut Vec<Waiting>,
+    incoming: &Dir,
+    lineage: &Lineage,
+    pipeline: &Pipeline,
+    due: i64,
+) -> Option<Outcome> {
+    let arrival = Arrival { may: May::Be(lineage), growing: false, due };
+    let upload = |bundle| Upload { origin: Origin::Plain { lineage: lineage.clone() }, bundle };
+    let joined = intake::join(waiting);
+    let newest = waiting.pop()?;
+    let mut outcome = pipeline.take(upload(joined), arrival).await;
+    if matches!(outcome, Outcome::Refused { .. }) && !waiting.is_empty() {
+        // An older half that does not belong to it must not keep out what is good by itself.
+        outcome = pipeline.take(upload(newest.files), arrival).await;
+    }
+    report(&format!("lineage {lineage}"), &outcome);
+    if matches!(outcome, Outcome::Refused { .. }) {
+        // Nor does it take away a good half that waits.
+        discard(incoming, &newest.directory);
+        return Some(outcome);
+    }
+    // While something is missing the last few are enough to complete each other.
+    let keep = if matches!(outcome, Outcome::InPlace { .. }) { 0 } else { 4 };
+    let older = std::mem::take(waiting).into_iter().map(|upload| upload.directory).rev();
+    for directory in std::iter::once(newest.directory).chain(older).skip(keep) {
+        discard(incoming, &directory);
+    }
+    Some(outcome)
 }
 
 /// Whose files are taken: the receiver's, whose directory it is, and our own.
@@ -162,71 +257,117 @@ fn report(what: &str, outcome: &Outcome) {
     match outcome {
         Outcome::InPlace { lineage, new: false, .. } => tracing::debug!("Lineage {lineage} is in place already"),
         Outcome::InPlace { .. } => {}
-        Outcome::Waiting { lineage, missing } => {
-            let missing: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
-            // For a person: nothing else says that this certificate will run out here.
-            tracing::error!(
-                "Lineage {lineage} is not deployed yet: it waits for {}, which the deployed one has; put all its files",
-                missing.join(" and ")
-            );
-        }
+        // For a person: nothing else says that this certificate will run out here.
+        Outcome::Waiting { .. } => tracing::error!("{}", waits(outcome)),
         Outcome::Refused { rejection } => tracing::error!("CertDeployError: Refused {what}: {rejection}"),
         Outcome::Failed { reason } => tracing::error!("CertDeployError: {what} cannot be deployed now: {reason}"),
     }
 }
 
-/// What a plain sshd put into `source`. False: one lineage of it is invalid. None stops another.
-pub async fn staged(settings: &Settings, pipeline: &Pipeline) -> bool {
-    let lineages = match intake::lineages(&settings.source) {
-        Ok(lineages) => lineages,
-        Err(error) => {
-            tracing::error!("Cannot read `{}`: {error}", settings.source.display());
-            return false;
-        }
-    };
-    let mut valid = true;
-    for lineage in lineages {
-        valid &= one(settings, &lineage, pipeline).await;
-    }
-    valid
+fn waits(outcome: &Outcome) -> String {
+    let Outcome::Waiting { lineage, missing, why } = outcome else { return String::new() };
+    let missing = listed(missing);
+    format!(
+        "Lineage {lineage} is not deployed yet: it waits for {missing}, because the deployed one does not belong to what \
+         came ({why}); put all its files"
+    )
 }
 
-async fn one(settings: &Settings, lineage: &Lineage, pipeline: &Pipeline) -> bool {
+/// What a plain sshd put into `source`. No lineage stops another. Ends early when `go_on` says no.
+pub async fn staged(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -> bool) -> Looked {
+    let mut looked = Looked { valid: true, again: Vec::new() };
+    let below = match intake::below(&settings.source) {
+        Ok(below) => below,
+        Err(error) => {
+            tracing::error!("Cannot read `{}`: {error}", settings.source.display());
+            return Looked { valid: false, ..looked };
+        }
+    };
+    for (name, reason) in below.strange {
+        let place = settings.source.join(name);
+        tracing::error!("InvalidKey: Invalid key {}: {reason}; rename the directory", place.display());
+        looked.valid = false;
+    }
+    for lineage in below.lineages.into_iter().take_while(|_| go_on()) {
+        let became = receive_source(settings, &lineage, pipeline, clock::now()).await;
+        looked.valid &= matches!(became, Became::Placed { .. } | Became::Growing);
+        looked.again.extend(became.again(settings).map(|pause| (Staged::Source(lineage), pause)));
+    }
+    looked
+}
+
+/// What became of what a plain sshd put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Became {
+    /// Nothing is left to do; `update` says whether users are to be told.
+    Placed {
+        /// See above.
+        update: bool,
+    },
+    /// More of it may follow.
+    Growing,
+    /// It cannot be placed now.
+    Failed,
+    /// Not as it is: somebody must look at it, or put more.
+    Invalid,
+}
+
+impl Became {
+    /// After which pause another try may end better.
+    #[must_use]
+    pub fn again(self, settings: &Settings) -> Option<Duration> {
+        match self {
+            Self::Growing => Some(settings.settle_time.min(RETRY)),
+            Self::Failed => Some(RETRY),
+            Self::Placed { .. } | Self::Invalid => None,
+        }
+    }
+}
+
+/// Takes what a plain sshd put of a lineage through the pipeline; what is in place is removed from `source`.
+pub async fn receive_source(settings: &Settings, lineage: &Lineage, pipeline: &Pipeline, due: i64) -> Became {
     let place = settings.source.join(lineage.as_str());
     let found = match intake::source(&settings.source, lineage) {
         Ok(Some(found)) => found,
-        Ok(None) => return true,
+        Ok(None) => return Became::Placed { update: false },
         Err(error) => {
             tracing::error!("InvalidKey: Invalid key {}: {error}", place.display());
-            return false;
+            return Became::Invalid;
         }
     };
-    tracing::debug!("Deploying new certs");
-    let outcome = pipeline.take(found.upload, Some(lineage), clock::now()).await;
+    tracing::info!("Deploying new certs");
+    let age = clock::now() - found.changed;
+    let growing = u64::try_from(age.abs()).is_ok_and(|age| age < settings.settle_time.as_secs());
+    let arrival = Arrival { may: May::Be(lineage), growing, due };
+    let outcome = pipeline.take(found.upload, arrival).await;
     match &outcome {
-        Outcome::Refused { rejection } if rejection.incomplete && clock::now() - found.youngest < PATIENCE => {
+        Outcome::Refused { rejection } if rejection.incomplete && growing => {
             tracing::info!("Lineage {lineage} is still arriving ({rejection}); it waits for the next pass");
-            true
+            Became::Growing
+        }
+        Outcome::Waiting { .. } if growing => {
+            tracing::info!("{}", waits(&outcome));
+            Became::Growing
         }
         Outcome::Refused { rejection } => {
             // The files stay: a person must see them, and a new upload replaces them.
             tracing::error!("InvalidKey: Invalid key {}: {rejection}", place.display());
-            false
+            Became::Invalid
         }
-        Outcome::InPlace { .. } => {
+        Outcome::InPlace { update, .. } => {
             report(lineage.as_str(), &outcome);
             if let Err(error) = intake::remove(&settings.source, lineage, &found.read) {
                 tracing::warn!("Cannot remove the deployed files from `{}`: {error}", place.display());
             }
-            true
+            Became::Placed { update: *update }
         }
         Outcome::Waiting { .. } => {
             report(lineage.as_str(), &outcome);
-            true
+            Became::Invalid
         }
         Outcome::Failed { .. } => {
             report(lineage.as_str(), &outcome);
-            false
+            Became::Failed
         }
     }
 }

@@ -4,19 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
+use certdeploy_common::fs::lock::{self, Lock};
 use certdeploy_common::wire::Update;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::Settings;
 use crate::deploy::State;
 use crate::deploy::rollback::{Cause, Restored, RollbackError, rollback};
-use crate::deploy::state::lineage_directory;
+use crate::deploy::state::{Record, current_number, generation_name, lineage_directory};
 use crate::dir::Dir;
-use crate::pipeline::{BUSY, retention};
+use crate::pipeline::BUSY;
+use crate::place::retention;
 use crate::update::ledger::{self, Word};
-use crate::update::{self, Batch, Due, Failure};
+use crate::update::{self, Batch, Due, Entry, Failure, Updater};
 
 /// Which lineages' users are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub enum Which {
     Failed,
     /// All.
     All,
+    /// Those that were told, as far as somebody may have undone that since: swarm secrets.
+    Secrets,
     /// Those of one lineage.
     Of(Lineage),
 }
@@ -37,79 +43,226 @@ pub fn owed(settings: &Settings, update: Update) -> Update {
     if settings.updates.is_empty() { Update::Done } else { update }
 }
 
-/// The lineages whose users are to be told, and when that is due at the latest.
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub struct Duties {
+    /// Whose users are to be told.
+    pub batch: Batch,
+    /// By which word each of them is due.
+    pub words: BTreeMap<Lineage, Word>,
+    /// When that is due for those that have not been told yet, in Unix seconds: the latest of all.
+    pub pending: Option<i64>,
+    /// Whether some of them were told in vain.
+    pub failed: bool,
+    /// Whether every lineage could be read.
+    pub whole: bool,
+    /// Those whose current generation is gone: nobody can be told of them.
+    pub lost: BTreeSet<Lineage>,
+}
+
+/// The lineages whose users are to be told. One that cannot be read is logged and left out.
 ///
 /// # Errors
 /// `destination` cannot be read.
-pub fn due(settings: &Settings, which: &Which) -> io::Result<(Batch, Option<i64>)> {
-    let mut lineages = BTreeMap::new();
-    let mut latest = None;
+pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
+    let batch = Batch { destination: settings.destination.clone(), lineages: BTreeMap::new() };
+    let mut duties =
+        Duties { batch, words: BTreeMap::new(), pending: None, failed: false, whole: true, lost: BTreeSet::new() };
+    let delay = i64::try_from(settings.update_delay.as_secs()).unwrap_or(i64::MAX);
+    let soonest = clock::now().saturating_add(delay);
     for lineage in State::lineages(&settings.destination)? {
         let directory = lineage_directory(&settings.destination, &lineage);
-        let Some(current) = State::read(&directory)?.current else { continue };
+        // Most have nothing to do, and to read what they hold would cost more than all else.
+        let word = current_number(&directory).map(|number| ledger::read(&directory, number));
+        if matches!(which, Which::Owed | Which::Failed) && word.is_some_and(|word| is_settled(settings, &word)) {
+            continue;
+        }
+        let state = match State::read(&directory) {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::error!("Cannot read `{}`, so nobody is told of it: {error}", directory.display());
+                duties.whole = false;
+                continue;
+            }
+        };
+        let damage = state.damage();
+        let Some(current) = state.current else {
+            duties.lost.extend(damage.map(|_| lineage));
+            continue;
+        };
         // A generation without a record is what the Python program left: its own updates have run.
         let Some(record) = current.record else { continue };
         let word = ledger::read(&directory, current.number);
-        let (at, entries) = match (owed(settings, word.update), which) {
-            (_, Which::All) => (0, None),
-            (_, Which::Of(one)) if *one == lineage => (0, None),
-            (Update::Pending { due }, Which::Owed) => (due, None),
-            // Nothing of a rollback that went well is to be done again.
-            (Update::Failed { .. }, Which::Owed | Which::Failed) if !word.failed.is_empty() => (0, Some(word.failed)),
+        let entries = match (owed(settings, word.update.clone()), which) {
+            (_, Which::All) => None,
+            (Update::Done, Which::Secrets) => Some(secrets(settings)),
+            (_, Which::Of(one)) if *one == lineage => None,
+            (Update::Pending { due }, Which::Owed) => {
+                // A delay that became shorter holds for what waits already.
+                duties.pending = duties.pending.max(Some(due.min(soonest)));
+                None
+            }
+            (Update::Failed { .. }, Which::Owed | Which::Failed) if !is_settled(settings, &word) => {
+                duties.failed = true;
+                Some(word.failed.clone())
+            }
             (Update::Done | Update::Pending { .. } | Update::Failed { .. }, _) => continue,
         };
-        latest = latest.max(Some(at));
-        lineages.insert(lineage, Due { generation: current.number, names: record.names, entries });
+        duties.batch.lineages.insert(lineage.clone(), due_of(record, &word, entries));
+        duties.words.insert(lineage, word);
     }
-    Ok((Batch { destination: settings.destination.clone(), lineages }, latest))
+    Ok(duties)
 }
 
-/// Tells the users of a batch and writes down what came of it. Returns what failed.
-pub async fn run(settings: &Arc<Settings>, batch: &Batch) -> Vec<Failure> {
-    let mut failures = update::run(&settings.updates, batch, settings.fail_fast).await;
-    let unwanted: BTreeSet<&Lineage> =
-        failures.iter().filter(|failure| failure.rollback).flat_map(|failure| &failure.lineages).collect();
-    let mut again = Batch { destination: batch.destination.clone(), lineages: BTreeMap::new() };
-    let mut notes = BTreeMap::new();
-    for lineage in unwanted {
-        let Some(failed) = batch.lineages.get(lineage) else { continue };
-        match go_back(settings, lineage, Cause::Failed(failed.generation)) {
-            Ok(restored) => {
-                let serial = &restored.record.serial;
-                let note = format!("rolled back to the files of generation {} (serial {serial})", restored.from);
-                tracing::warn!("Lineage {lineage} is {note}, now generation {}", restored.number);
-                notes.insert(lineage.clone(), format!("{}; {note}", reasons(lineage, &failures)));
-                let due = Due { generation: restored.number, names: restored.record.names, entries: None };
-                again.lineages.insert(lineage.clone(), due);
+/// The entries whose effect others can undo.
+fn secrets(settings: &Settings) -> BTreeSet<String> {
+    let secrets = settings.updates.iter().filter(|entry| matches!(entry.updater, Updater::Secret(_)));
+    secrets.map(Entry::id).collect()
+}
+
+/// Whether nothing is to be done about it, now or later.
+fn is_settled(settings: &Settings, word: &Word) -> bool {
+    match owed(settings, word.update.clone()) {
+        Update::Done => true,
+        // Nothing of a rollback that went well is to be done again.
+        Update::Failed { .. } => word.failed.is_empty(),
+        Update::Pending { .. } => false,
+    }
+}
+
+fn due_of(record: Record, word: &Word, entries: Option<BTreeSet<String>>) -> Due {
+    let folder = generation_name(word.generation);
+    let parts = if entries.is_some() { word.parts.clone() } else { BTreeMap::new() };
+    let Record { serial, names, .. } = record;
+    Due { generation: word.generation, folder, serial, names, entries, parts, fallen: word.down() }
+}
+
+/// The lock in `destination` of whoever runs updates.
+const ALONE: &str = ".updating";
+/// How often it is tried.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Waits until no other process of ours runs updates here, or until `stop`: a script that runs twice at once is in its
+/// own way. Where that cannot be told, or takes too long, the updates run all the same.
+pub async fn alone(settings: &Settings, stop: &CancellationToken) -> Option<Lock> {
+    let path = settings.destination.join(ALONE);
+    let begun = tokio::time::Instant::now();
+    let mut said = false;
+    loop {
+        match lock::try_lock(&path) {
+            Ok(Some(lock)) => return Some(lock),
+            Ok(None) if begun.elapsed() < settings.update_wait => {}
+            Ok(None) => {
+                tracing::warn!(
+                    "Another certdeploy-client runs updates for {} s; this one waits no more",
+                    settings.update_wait.as_secs()
+                );
+                return None;
             }
-            Err(error) => tracing::error!("Not rolled back: {error}"),
+            Err(error) => {
+                tracing::debug!("Cannot lock `{}`: {error}", path.display());
+                return None;
+            }
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!("Another certdeploy-client runs updates; this one waits for their end");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => return None,
         }
     }
-    settle(settings, batch, &failures, &BTreeMap::new());
-    if !again.lineages.is_empty() {
-        let more = update::run(&settings.updates, &again, settings.fail_fast).await;
-        settle(settings, &again, &more, &notes);
-        failures.extend(more);
-    }
-    failures
 }
 
-/// Puts the generation before back. Blocks, for a short time.
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Told {
+    /// Whether something failed.
+    pub failed: bool,
+    /// Whether some of that is to be run again.
+    pub again: bool,
+}
+
+/// Tells the users of a batch and writes down what came of it.
+pub async fn run(settings: &Arc<Settings>, duties: &Duties) -> Told {
+    let Duties { batch, words, .. } = duties;
+    let failures = update::run(&settings.updates, batch, settings.fail_fast).await;
+    // Before anything is put back: what fell is to be told of the old files too.
+    settle(settings, words, &failures, &BTreeMap::new());
+    let mut restored = Batch { destination: batch.destination.clone(), lineages: BTreeMap::new() };
+    let (mut theirs, mut notes, mut stayed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let unwanted: BTreeSet<&Lineage> =
+        failures.iter().filter(|failure| failure.rollback).flat_map(|failure| &failure.lineages).collect();
+    for lineage in unwanted {
+        let Some(word) = words.get(lineage) else { continue };
+        match back(settings, lineage, word).await {
+            Ok((put_back, word)) => {
+                let serial = &put_back.record.serial;
+                let note = format!("rolled back to the files of generation {} (serial {serial})", put_back.from);
+                tracing::warn!(
+                    "Lineage {lineage} is {note}, now generation {}; what was sent is taken again only with --force, or when \
+                     this one has expired",
+                    put_back.number
+                );
+                notes.insert(lineage.clone(), format!("{note}; {}", reasons(lineage, &failures)));
+                restored.lineages.insert(lineage.clone(), due_of(put_back.record, &word, None));
+                theirs.insert(lineage.clone(), word);
+            }
+            Err(why) => {
+                tracing::error!("Not rolled back: {why}");
+                stayed.insert(lineage.clone(), format!("not rolled back: {why}"));
+            }
+        }
+    }
+    if !stayed.is_empty() {
+        settle(settings, words, &failures, &stayed);
+    }
+    let gone_back = |failure: &Failure| failure.lineages.iter().all(|lineage| theirs.contains_key(lineage));
+    let mut told = Told { failed: !failures.is_empty(), again: !failures.iter().all(gone_back) };
+    if !restored.lineages.is_empty() {
+        let more = update::run(&settings.updates, &restored, settings.fail_fast).await;
+        settle(settings, &theirs, &more, &notes);
+        told.again |= !more.is_empty();
+    }
+    told
+}
+
+/// Puts the generation before back, unless this one has served already: then its files are not to blame.
+async fn back(settings: &Arc<Settings>, lineage: &Lineage, failed: &Word) -> Result<(Restored, Word), String> {
+    if failed.is_proven() {
+        return Err(format!("the updates of lineage {lineage} went well with these files before; they stay"));
+    }
+    go_back(settings, lineage, Cause::Failed(failed.generation)).await.map_err(|error| error.to_string())
+}
+
+/// Puts the generation before back; its users are to be told. Others go on meanwhile: one of them may have the lock that
+/// is waited for.
 ///
 /// # Errors
 /// See [`RollbackError`].
-pub fn go_back(settings: &Settings, lineage: &Lineage, cause: Cause) -> Result<Restored, RollbackError> {
+pub async fn go_back(
+    settings: &Arc<Settings>,
+    lineage: &Lineage,
+    cause: Cause,
+) -> Result<(Restored, Word), RollbackError> {
+    let (settings, own) = (Arc::clone(settings), lineage.clone());
+    let done = tokio::task::spawn_blocking(move || put_back(&settings, &own, cause)).await;
+    done.unwrap_or_else(|error| Err(RollbackError::Unreadable(lineage.clone(), io::Error::other(error))))
+}
+
+fn put_back(settings: &Settings, lineage: &Lineage, cause: Cause) -> Result<(Restored, Word), RollbackError> {
     let unreadable = |error| RollbackError::Unreadable(lineage.clone(), error);
     let held = Dir::open(&settings.destination).map_err(unreadable)?;
     held.lock(BUSY).map_err(unreadable)?;
     let directory = lineage_directory(&settings.destination, lineage);
     let restored = rollback(&directory, lineage, cause, &settings.permissions, retention(settings), clock::now())?;
-    let word = Word { generation: restored.number, update: Update::Pending { due: 0 }, failed: BTreeSet::new() };
+    let word = ledger::read(&directory, restored.number).owed(0);
     if let Err(error) = ledger::write(&directory, &word) {
         // Without a word the update counts as owed, so nothing is lost.
         tracing::warn!("Cannot write down the pending update of {lineage}: {error}");
     }
-    Ok(restored)
+    Ok((restored, word))
 }
 
 fn reasons(lineage: &Lineage, failures: &[Failure]) -> String {
@@ -117,21 +270,40 @@ fn reasons(lineage: &Lineage, failures: &[Failure]) -> String {
     own.map(|failure| failure.reason.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Writes down how the updates of a batch ended. A generation that came meanwhile keeps its own word. A note says why
-/// a lineage is not as it was sent, although its updates went well.
-fn settle(settings: &Settings, batch: &Batch, failures: &[Failure], notes: &BTreeMap<Lineage, String>) {
-    for (lineage, due) in &batch.lineages {
-        let own = failures.iter().filter(|failure| failure.lineages.contains(lineage));
+/// Writes down how the updates of those that were due by these words ended. A generation that came meanwhile keeps its
+/// own word, and so does one that was ordered again. A note says more than the failures do, or why a lineage is not as it
+/// was sent although its updates went well.
+fn settle(
+    settings: &Settings,
+    words: &BTreeMap<Lineage, Word>,
+    failures: &[Failure],
+    notes: &BTreeMap<Lineage, String>,
+) {
+    for (lineage, due) in words {
+        let own: Vec<&Failure> = failures.iter().filter(|failure| failure.lineages.contains(lineage)).collect();
+        // First what became of it: whoever repeats this may cut its end.
         let mut said: Vec<String> = notes.get(lineage).into_iter().cloned().collect();
         said.extend(Some(reasons(lineage, failures)).filter(|reasons| !reasons.is_empty()));
+        let update = if said.is_empty() { Update::Done } else { Update::Failed { reason: said.join("; ") } };
+        let parts = own.iter().filter(|failure| !failure.parts.is_empty());
+        let failed: BTreeSet<String> = own.iter().map(|failure| failure.entry.clone()).collect();
+        let parts: BTreeMap<_, _> = parts.map(|failure| (failure.entry.clone(), failure.parts.clone())).collect();
+        // Of an entry that did not get so far nothing new is known.
+        let unknown = |entry: &String| failed.contains(entry) && !parts.contains_key(entry);
         let word = Word {
             generation: due.generation,
-            update: if said.is_empty() { Update::Done } else { Update::Failed { reason: said.join("; ") } },
-            failed: own.map(|failure| failure.entry.clone()).collect(),
+            fallen: due.down().into_iter().filter(|(entry, _)| unknown(entry)).collect(),
+            failed,
+            parts,
+            order: due.order,
+            proven: due.is_proven() || update == Update::Done,
+            update,
         };
         let directory = lineage_directory(&settings.destination, lineage);
         let current = State::read(&directory).ok().and_then(|state| state.current);
-        if current.is_some_and(|current| current.number == due.generation)
+        let is_current = current.is_some_and(|current| current.number == due.generation);
+        if is_current
+            && ledger::read(&directory, due.generation).order == due.order
             && let Err(error) = ledger::write(&directory, &word)
         {
             // It will run once more after a restart, which is the safe side.

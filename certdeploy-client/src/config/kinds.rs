@@ -1,7 +1,8 @@
 //! The types of settings that only this program has: kinds of updates, mappings of text. Pure.
 
+use certdeploy_common::cert::FileName;
 use certdeploy_common::scalar_kinds;
-use certdeploy_common::setting::value::{List, Text};
+use certdeploy_common::setting::value::{List, Verbatim};
 use certdeploy_common::setting::yaml::{Content, Node};
 use certdeploy_common::setting::{Complaint, Kind, Problems, Value};
 
@@ -20,6 +21,8 @@ pub enum UpdateType {
     DockerContainer,
     /// Services of a Docker swarm.
     DockerService,
+    /// A secret of a Docker swarm.
+    DockerSecret,
 }
 
 impl UpdateType {
@@ -32,12 +35,13 @@ impl UpdateType {
             Self::Script => "script",
             Self::DockerContainer => "docker_container",
             Self::DockerService => "docker_service",
+            Self::DockerSecret => "docker_secret",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Systemd, Self::Rc, Self::Script, Self::DockerContainer, Self::DockerService];
-        all.into_iter().find(|kind| kind.as_str() == text)
+        let docker = [Self::DockerContainer, Self::DockerService, Self::DockerSecret];
+        [Self::Systemd, Self::Rc, Self::Script].into_iter().chain(docker).find(|kind| kind.as_str() == text)
     }
 }
 
@@ -49,9 +53,16 @@ scalar_kinds! {
             "rollback" => Some(OnFailure::Rollback),
             _ => None,
         };
+    /// A file of a lineage.
+    FileText -> FileName, "file of a lineage", "be cert, chain, fullchain or privkey",
+        ["fullchain", "privkey", "chain.pem"], ["combined", "1"], |text| {
+            FileName::ALL.into_iter().find(|file| [Some(text), text.strip_suffix(".pem")].contains(&file.as_str().strip_suffix(".pem")))
+        };
     /// `type` of an update.
-    UpdateTypeText -> UpdateType, "update type", "be systemd, rc, script, docker_container or docker_service",
-        ["systemd", "rc", "script", "docker_container", "docker_service"], ["scripts", "unit"], UpdateType::parse;
+    UpdateTypeText -> UpdateType, "update type",
+        "be systemd, rc, script, docker_container, docker_service or docker_secret",
+        ["systemd", "rc", "script", "docker_container", "docker_service", "docker_secret"], ["scripts", "unit"],
+        UpdateType::parse;
 }
 
 /// Names with one or more texts each; `true` and `false` are text here.
@@ -73,7 +84,7 @@ impl Value for TextMap {
         for (name, value) in pairs {
             let place = value.place;
             let before = problems.errors.len();
-            let texts = List::<Text>::read(key, value, problems)?;
+            let texts = List::<Verbatim>::read(key, value, problems)?;
             if problems.errors.len() > before {
                 problems.errors.truncate(before);
                 return Err(Complaint { place, ..refused });

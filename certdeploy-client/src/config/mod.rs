@@ -1,8 +1,14 @@
 //! Config: the file as written -> [`Settings`], valid by construction. Only `Settings` leaves this folder.
 
+pub mod effective;
 pub mod file;
 pub mod kinds;
+pub mod listen;
+mod modes;
+pub mod permissions;
+pub mod pushers;
 pub mod settings;
+pub mod sftpd;
 mod updates;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +20,9 @@ use certdeploy_common::setting::place::{ConfigError, ConfigWarning};
 use certdeploy_common::setting::{Complaint, Place, Problems, yaml};
 
 pub use file::ClientFile;
-pub use settings::{Permissions, Settings, Sftpd};
+pub use permissions::Permissions;
+pub use settings::{Demand, Settings};
+pub use sftpd::Sftpd;
 
 /// Why there is no config.
 #[derive(Debug, thiserror::Error)]
@@ -32,19 +40,51 @@ pub enum Error {
     Invalid(#[from] ConfigError),
 }
 
-/// Reads and checks the config file; key files and directories it names are looked at too.
+/// Reads and checks the config file, for what it must be good for; key files and directories it names are looked at too.
+/// What is wrong inside `sftpd` is a warning for a pass, and in [`Settings::no_sftpd`].
 ///
 /// # Errors
 /// See [`Error`].
-pub fn load(path: &Path) -> Result<(Settings, Vec<ConfigWarning>), Error> {
+pub fn load(path: &Path, demand: Demand) -> Result<(Settings, Vec<ConfigWarning>), Error> {
     let text = text(path)?;
     let (file, mut warnings) = parse(&text, path)?;
-    let (settings, more) = settings::check(file, path)?;
+    let (settings, more) = settings::check(file, path, demand)?;
     warnings.extend(more);
     Ok((settings, warnings))
 }
 
-fn text(path: &Path) -> Result<String, Error> {
+/// A config with all that is wrong with it.
+#[derive(Debug)]
+pub struct Examined {
+    /// What it says, if it can be used.
+    pub settings: Option<Settings>,
+    /// What refuses it, a line each.
+    pub errors: Vec<String>,
+    /// What does not, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Understands as much of the config's text as can be.
+#[must_use]
+pub fn examine(path: &Path, text: &str) -> Examined {
+    let mut problems = Problems::default();
+    let file = match yaml::parse(text) {
+        Ok(node) => read_section::<ClientFile>(node, &mut problems),
+        Err(complaint) => {
+            problems.error(complaint);
+            None
+        }
+    };
+    let settings = file.and_then(|file| settings::settings(path, file, Demand::All, &mut problems));
+    let (errors, warnings) = problems.lines(path);
+    Examined { settings: settings.filter(|_| errors.is_empty()), errors, warnings }
+}
+
+/// Reads the config's text.
+///
+/// # Errors
+/// See [`Error`].
+pub fn text(path: &Path) -> Result<String, Error> {
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     text::read(path).map_err(|error| match error {
         TextError::NotUtf8 { line, column, .. } => {
@@ -85,7 +125,7 @@ mod tests {
              client.yml:2:15: Invalid value \"5\" for `update_delay`. `update_delay` must be numbers with units w, d, \
              h, m or s, like \"1h30m\".\n\
              client.yml:4:11: Invalid value \"scrip\" for `type`. `type` must be systemd, rc, \
-             script, docker_container or docker_service."
+             script, docker_container, docker_service or docker_secret."
         );
     }
 

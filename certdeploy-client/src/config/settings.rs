@@ -1,20 +1,30 @@
 //! [`ClientFile`] -> [`Settings`]: the values made strong, the files they name looked at, each failure at its place.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use certdeploy_common::daemon::logging::{LogFormat, LogLevel};
-use certdeploy_common::setting::mode::Mode;
 use certdeploy_common::setting::place::{ConfigError, ConfigWarning};
 use certdeploy_common::setting::{Complaint, Located, Place, Problems};
-use certdeploy_common::ssh::key;
-use russh::keys::{PrivateKey, PublicKey};
 
-use super::file::{ClientFile, PermissionsFile, SftpdFile};
+use super::file::{ClientFile, SftpdFile};
+use super::modes;
+use super::permissions::{Permissions, permissions};
+use super::sftpd::{self, Sftpd};
 use super::updates;
 use crate::update::Entry;
 use crate::update::delay::Retry;
+
+/// What a config must be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// What needs no receiver, one pass above all: an unusable `sftpd` is a warning.
+    Pass,
+    /// The daemon: an unusable `sftpd` is an error. An update that will fail is none: the others run.
+    Daemon,
+    /// All that is in it.
+    All,
+}
 
 /// Everything the program runs by; immutable once made.
 #[derive(Debug)]
@@ -23,7 +33,7 @@ pub struct Settings {
     pub destination: PathBuf,
     /// The staging directory.
     pub source: PathBuf,
-    /// The receiver's part; `None` without a host key, which is fine for one pass.
+    /// The receiver's part; `None` without a host key or when it is unusable, which is fine for one pass.
     pub sftpd: Option<Sftpd>,
     /// Why there is no receiver's part, for the message of `--daemon`.
     pub no_sftpd: Option<Complaint>,
@@ -33,12 +43,18 @@ pub struct Settings {
     pub update_delay: Duration,
     /// When failed updates run again.
     pub update_retry: Retry,
+    /// How long another process's updates are waited for.
+    pub update_wait: Duration,
+    /// How often services are compared with the current versions of their secrets; `None` is never.
+    pub secret_interval: Option<Duration>,
     /// How many generations are kept.
     pub keep_generations: usize,
     /// How long a replaced generation is kept at least.
     pub generation_min_age: Duration,
     /// Modes and owners of what is deployed.
     pub permissions: Permissions,
+    /// How long a set in `source` may be no whole one after its last change.
+    pub settle_time: Duration,
     /// The limit of one validation.
     pub validate_timeout: Duration,
     /// Stop at the first failed update.
@@ -62,114 +78,91 @@ pub struct LogPolicy {
     pub library_file: Option<PathBuf>,
 }
 
-/// The receiver's part.
-#[derive(Debug)]
-pub struct Sftpd {
-    /// Where to listen; tried in order when the first is the dual-stack wildcard.
-    pub listen: Vec<SocketAddr>,
-    /// The name the pusher logs in with.
-    pub username: String,
-    /// The host key.
-    pub host_key: PrivateKey,
-    /// The pusher's key.
-    pub pusher: PublicKey,
-    /// The system user of the receiver.
-    pub user: String,
-    /// The limits of connections.
-    pub limits: Limits,
-}
-
-/// The limits of connections; handed to the receiver as they are.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Limits {
-    /// To authenticate.
-    pub login_grace_time: Duration,
-    /// Silence of an authenticated peer.
-    pub idle_timeout: Duration,
-    /// One connection at most.
-    pub session_timeout: Duration,
-    /// Connections at once.
-    pub max_connections: u32,
-    /// Connections at once that have not authenticated.
-    pub max_startups: u32,
-    /// Those from one address.
-    pub max_startups_per_address: u32,
-    /// Whence the pusher comes.
-    pub pusher_addresses: Vec<IpAddr>,
-    /// Open files of one connection.
-    pub max_handles: u32,
-    /// Lineages of one connection.
-    pub max_lineages: u32,
-    /// The largest SFTP packet, in bytes.
-    pub max_packet: u32,
-    /// How long a receipt is waited for.
-    pub receipt_wait: Duration,
-    /// How long connections may go on after SIGTERM.
-    pub drain_timeout: Duration,
-}
-
-/// Modes and owners of what is deployed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Permissions {
-    /// `privkey.pem`.
-    pub key: Mode,
-    /// The other files.
-    pub certificate: Mode,
-    /// Lineage directories and generations, if it is configured; else 0755 for those that are made.
-    pub directory: Option<Mode>,
-    /// The owner, if it is to be changed.
-    pub owner: Option<u32>,
-    /// The group, if it is to be changed.
-    pub group: Option<u32>,
-}
-
 /// Turns what the file says into what the program runs by.
 ///
 /// # Errors
 /// All that is wrong, with places.
-pub fn check(file: ClientFile, path: &Path) -> Result<(Settings, Vec<ConfigWarning>), ConfigError> {
+pub fn check(file: ClientFile, path: &Path, demand: Demand) -> Result<(Settings, Vec<ConfigWarning>), ConfigError> {
     let mut problems = Problems::default();
-    let settings = settings(file, &mut problems);
+    let settings = settings(path, file, demand, &mut problems);
     problems.finish(path, settings)
 }
 
-fn settings(file: ClientFile, problems: &mut Problems) -> Option<Settings> {
-    let common = updates::Common::of(&file, problems);
+/// The same; what is wrong goes to `problems`.
+pub(super) fn settings(path: &Path, file: ClientFile, demand: Demand, problems: &mut Problems) -> Option<Settings> {
+    modes::look(path, &file, problems);
+    let common = updates::Common::of(&file, demand, problems);
     let log = LogPolicy {
         level: file.log_level.value,
         format: file.log_format.value,
         file: file.log_filename.value.clone(),
-        library_level: file.sftpd.value.log_level.value,
+        library_level: file.sftpd.value.log_level.value.unwrap_or(LogLevel::Error),
         library_file: file.sftpd.value.log_filename.value.clone(),
     };
     let destination = directory("destination", file.destination, problems);
+    let place = file.source.place;
     let source = directory("source", file.source, problems);
+    if let (Some(destination), Some(source)) = (&destination, &source) {
+        apart(place, destination, source, problems);
+    }
     let permissions = permissions(file.file_permissions.value, problems);
     let entries = file.update_services.value;
     let updates: Option<Vec<Option<Entry>>> =
         common.map(|common| entries.into_iter().map(|entry| updates::entry(entry, &common, problems)).collect());
-    let no_key = file.sftpd.value.privkey_filename.value.is_none().then(|| {
-        Complaint::new(file.sftpd.place, "Invalid sftpd option: `privkey_filename` is needed with --daemon; make a key with `certdeploy-client keygen PATH`")
-    });
-    let sftpd = match no_key {
-        Some(_) => None,
-        None => Some(sftpd(file.sftpd.place, file.sftpd.value, problems)?),
+    let (sftpd, no_sftpd) = match receiver(path, file.sftpd, demand, problems) {
+        Ok(sftpd) => (sftpd, None),
+        Err(complaint) => (None, Some(complaint)),
     };
     Some(Settings {
         destination: destination?,
         source: source?,
         sftpd,
-        no_sftpd: no_key,
+        no_sftpd,
         updates: updates?.into_iter().collect::<Option<_>>()?,
         update_delay: file.update_delay.value,
+        secret_interval: file.docker_secret_interval.value,
         update_retry: Retry { first: file.update_retry_interval.value, longest: file.update_retry_max_interval.value },
+        update_wait: file.update_wait.value,
         keep_generations: usize::try_from(file.keep_generations.value).unwrap_or(usize::MAX),
         generation_min_age: file.generation_min_age.value,
         permissions: permissions?,
+        settle_time: file.settle_time.value,
         validate_timeout: file.validate_timeout.value,
         fail_fast: file.fail_fast.value,
         log,
     })
+}
+
+/// The receiver's part, or why there is none. `Ok(None)`: it is wrong, and said so as an error.
+fn receiver(
+    path: &Path,
+    file: Located<SftpdFile>,
+    demand: Demand,
+    problems: &mut Problems,
+) -> Result<Option<Sftpd>, Complaint> {
+    let Located { value: file, place } = file;
+    if file.privkey_filename.value.is_none() && file.privkey.value.is_none() {
+        let message = "Invalid sftpd option: `privkey_filename` is needed with --daemon; make a key with `certdeploy-client keygen PATH`";
+        return Err(Complaint::new(place, message));
+    }
+    let mut inside = Problems::default();
+    let sftpd = sftpd::sftpd(path, place, file, &mut inside);
+    problems.warnings.append(&mut inside.warnings);
+    inside.errors.sort();
+    if demand != Demand::Pass {
+        problems.errors.append(&mut inside.errors);
+        return Ok(sftpd);
+    }
+    // A pass talks to nobody, and a key that is missing must not keep certificates from being put in place.
+    let Some(first) = inside.errors.first() else { return Ok(sftpd) };
+    let mut all = first.clone();
+    for Complaint { place, message } in inside.errors.iter().skip(1) {
+        all.message.push_str(&format!("; {place}: {message}"));
+    }
+    for Complaint { place, message } in inside.errors {
+        problems.warn(place, format!("{message} (with this `sftpd` a pass can run, but no daemon)"));
+    }
+    Err(all)
 }
 
 fn directory(key: &str, given: Located<PathBuf>, problems: &mut Problems) -> Option<PathBuf> {
@@ -181,125 +174,167 @@ fn directory(key: &str, given: Located<PathBuf>, problems: &mut Problems) -> Opt
     None
 }
 
-fn sftpd(place: Place, file: SftpdFile, problems: &mut Problems) -> Option<Sftpd> {
-    let host_key = file.privkey_filename.value.as_deref().and_then(|path| {
-        let complain = |error: key::KeyError| {
-            Complaint::new(file.privkey_filename.place, format!("Invalid sftpd option: `privkey_filename`: {error}"))
-        };
-        key::load_private(path).map_err(|error| problems.error(complain(error))).ok()
-    });
-    let pusher = pusher(place, &file, problems);
-    let pusher_addresses = addresses(&file.pusher_addresses, problems);
-    let listen = listen(&file.listen_address, file.listen_port.value, problems);
-    Some(Sftpd {
-        listen: listen?,
-        username: file.username.value,
-        host_key: host_key?,
-        pusher: pusher?,
-        user: file.user.value,
-        limits: Limits {
-            login_grace_time: file.login_grace_time.value,
-            idle_timeout: file.idle_timeout.value,
-            session_timeout: file.session_timeout.value,
-            max_connections: file.max_connections.value,
-            max_startups: file.max_startups.value,
-            max_startups_per_address: file.max_startups_per_address.value,
-            pusher_addresses: pusher_addresses?,
-            max_handles: file.max_handles.value,
-            max_lineages: file.max_lineages.value,
-            max_packet: u32::try_from(file.max_packet.value).unwrap_or(u32::MAX),
-            receipt_wait: file.receipt_wait.value,
-            drain_timeout: file.drain_timeout.value,
-        },
-    })
-}
-
-fn pusher(place: Place, file: &SftpdFile, problems: &mut Problems) -> Option<PublicKey> {
-    let (at, name, text) = match (&file.server_pubkey_filename.value, &file.server_pubkey.value) {
-        (Some(path), _) => {
-            let at = file.server_pubkey_filename.place;
-            match std::fs::read_to_string(path) {
-                Ok(text) => (at, "server_pubkey_filename", text),
-                Err(error) => {
-                    let message = format!("cannot read `{}`: {error}", path.display());
-                    problems.error(Complaint::new(
-                        at,
-                        format!("Invalid sftpd option: `server_pubkey_filename`: {message}"),
-                    ));
-                    return None;
-                }
-            }
-        }
-        (None, Some(text)) => (file.server_pubkey.place, "server_pubkey", text.clone()),
-        (None, None) => {
-            problems.error(Complaint::new(
-                place,
-                "Invalid sftpd option: neither `server_pubkey` nor `server_pubkey_filename`: nobody could log in; give the content of the server's `.pub` file",
-            ));
-            return None;
-        }
+/// Staging and deployed files must not mix: what is deployed would be taken for an upload, or the other way round.
+fn apart(place: Place, destination: &Path, source: &Path, problems: &mut Problems) {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (inner, outer) = (real(source), real(destination));
+    let how = match (inner.starts_with(&outer), outer.starts_with(&inner)) {
+        (true, true) => "is `destination`",
+        (true, false) => "lies inside `destination`",
+        (false, true) => "has `destination` inside it",
+        (false, false) => return,
     };
-    let complain = |error| Complaint::new(at, format!("Invalid sftpd option: `{name}`: {error}"));
-    key::parse_public(&text).map_err(|error| problems.error(complain(error))).ok()
+    let message = format!(
+        "Invalid config option: `source` ({}) {how} ({}); uploads and deployed files need directories of their own, beside each other",
+        source.display(),
+        destination.display(),
+    );
+    problems.error(Complaint::new(place, message));
 }
 
-fn addresses(given: &Located<Vec<Located<String>>>, problems: &mut Problems) -> Option<Vec<IpAddr>> {
-    let mut addresses = Vec::new();
-    for text in &given.value {
-        match text.value.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(ip) => addresses.push(ip),
-            Err(_) => {
-                problems.error(Complaint::value(text.place, &text.value, "pusher_addresses", "hold IP addresses only"));
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use certdeploy_common::ssh::key;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{self, Error};
+    use crate::update::Updater;
+    use crate::update::docker::address::Address;
+    use crate::update::docker::container::Action;
+
+    const PIN: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP+H3Nk/9uSa7LHNt8fvCPKKkNFnVE5SGC5tnthf6/OK";
+    const RSA: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQD1Sv3ulkKjwVD61fIAhkpz9cq1opEGpLb0J72HZbfyqaSarK2+9uhCPEdOzhD2\
+        +hDPw6mo70hJd8+mOZAoA6tNnqVb4lFI43Q98ipRSIxH4uo8XezMK2b3PxZ0sMQOV3yVSVn/AcNPAwtagv5XgANw78e7aDWtsT7AfkCy7qmu6w==";
+
+    /// Reads a config with `lines` in a folder that has the two directories and a host key.
+    fn load(folder: &TempDir, lines: &str, demand: Demand) -> Result<(Settings, String), String> {
+        let at = folder.path();
+        for name in ["in", "out"] {
+            std::fs::create_dir_all(at.join(name)).unwrap();
+        }
+        let path = at.join("client.yml");
+        let text = format!("source: AT/in\ndestination: AT/out\n{lines}").replace("AT", &at.display().to_string());
+        std::fs::write(&path, text).unwrap();
+        let said = |warnings: Vec<ConfigWarning>| warnings.iter().map(|warning| format!("{warning}\n")).collect();
+        config::load(&path, demand)
+            .map(|(settings, warnings)| (settings, said(warnings)))
+            .map_err(|error: Error| error.to_string())
+    }
+
+    #[test]
+    fn an_unusable_sftpd_is_a_warning_for_a_pass_and_an_error_for_all_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let host_key = folder.path().join("key");
+        let _ = key::generate(&host_key, "x").unwrap();
+        std::fs::copy(&host_key, folder.path().join("open")).unwrap();
+        std::fs::set_permissions(folder.path().join("open"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let good = format!("sftpd:\n  privkey_filename: AT/key\n  server_pubkey: {PIN}\n");
+        let (settings, warnings) = load(&folder, &good, Demand::Pass).unwrap();
+        assert!(settings.sftpd.is_some() && !warnings.contains("no daemon"), "{warnings}");
+        let mut cases = vec![
+            (good.replace("AT/key", "AT/nowhere"), "`privkey_filename`: cannot read `"),
+            (good.replace("AT/key", "AT/open"), "can be read by others"),
+            (good.replace("AT/key", "AT/in"), "`privkey_filename`: "),
+            (good.replace(&format!("  server_pubkey: {PIN}\n"), ""), "nobody could log in"),
+            (good.replace(PIN, "nonsense"), "not an SSH public key"),
+            (format!("{good}  listen_address: 10.0.0.1:x\n"), "for `listen_address`"),
+        ];
+        if !key::rsa() {
+            cases.push((good.replace(PIN, RSA), "`server_pubkey`: "));
+        }
+        for (lines, want) in cases {
+            let (settings, warnings) = load(&folder, &lines, Demand::Pass).unwrap();
+            assert!(warnings.contains(want) && warnings.contains("no daemon"), "{want}: {warnings}");
+            let complaint = settings.no_sftpd.unwrap();
+            assert!(settings.sftpd.is_none() && complaint.message.contains(want), "{}", complaint.message);
+            assert!(complaint.place.line > 2);
+            for demand in [Demand::Daemon, Demand::All] {
+                let said = load(&folder, &lines, demand).unwrap_err();
+                assert!(said.contains(want) && said.contains("client.yml:"), "{said}");
             }
         }
+        let two = good.replace("AT/key", "AT/nowhere").replace(PIN, "nonsense");
+        let (settings, _) = load(&folder, &two, Demand::Pass).unwrap();
+        let all = settings.no_sftpd.unwrap().message;
+        assert!(
+            all.contains("cannot read `") && all.contains("; 5:18: Invalid sftpd option: `server_pubkey`"),
+            "{all}"
+        );
+        let said = load(&folder, &format!("{good}  lisen_port: 1\n"), Demand::Pass).unwrap_err();
+        assert!(said.contains("unknown key \"lisen_port\""), "{said}");
     }
-    (addresses.len() == given.value.len()).then_some(addresses)
-}
 
-fn listen(address: &Located<Option<String>>, port: u16, problems: &mut Problems) -> Option<Vec<SocketAddr>> {
-    let text = address.value.as_deref().unwrap_or_default();
-    if text.is_empty() {
-        let all = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
-        return Some(all.map(|ip| SocketAddr::new(ip, port)).to_vec());
-    }
-    match text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(ip) => Some(vec![SocketAddr::new(ip, port)]),
-        Err(_) => {
-            problems.error(Complaint::value(address.place, text, "listen_address", "be an IP address or empty"));
-            None
+    #[test]
+    fn an_empty_text_is_nothing_where_it_was_for_the_python_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = "log_filename: ''\nsystemd_exec: ''\nrc_service_exec: ' '\ndocker_url: URL\nsftpd:\n  log_filename: ''\n  \
+            server_pubkey_filename: ''\n  privkey_filename: ''\n  log_level: null\n  socket_backlog: 0\nupdate_services:\n\
+            - {type: systemd, name: a.service, action: ''}\n- {type: docker_container, name: a, action: ''}\n";
+        for url in ["null", "''"] {
+            let (settings, warnings) = load(&folder, &lines.replace("URL", url), Demand::Pass).unwrap();
+            assert_eq!(warnings, "");
+            assert_eq!((&settings.log.file, &settings.log.library_file), (&None, &None));
+            assert_eq!(settings.log.library_level, LogLevel::Error);
+            assert!(settings.no_sftpd.unwrap().message.contains("is needed with --daemon"));
+            let [Entry { updater: Updater::Unit(unit), .. }, Entry { updater: Updater::Container(container), .. }] =
+                settings.updates.as_slice()
+            else {
+                panic!("{:?}", settings.updates);
+            };
+            assert_eq!((&unit.executable, unit.action.as_str()), (&None, "restart"));
+            assert_eq!(container.engine.at, Address::Unix("/var/run/docker.sock".into()));
         }
+        let _ = key::generate(&folder.path().join("key"), "x").unwrap();
+        let lines = format!("sftpd: {{privkey_filename: AT/key, server_pubkey: {PIN}, socket_backlog: 0}}\n");
+        let (settings, _) = load(&folder, &lines, Demand::Daemon).unwrap();
+        assert_eq!(settings.sftpd.unwrap().backlog, 1);
     }
-}
 
-fn permissions(file: PermissionsFile, problems: &mut Problems) -> Option<Permissions> {
-    let owner = id("owner", &file.owner, problems, |name| {
-        nix::unistd::User::from_name(name).ok()?.map(|user| user.uid.as_raw())
-    });
-    let group = id("group", &file.group, problems, |name| {
-        nix::unistd::Group::from_name(name).ok()?.map(|group| group.gid.as_raw())
-    });
-    Some(Permissions {
-        key: file.mode.value.unwrap_or(Mode::new(0o600)),
-        certificate: file.mode.value.unwrap_or(Mode::new(0o644)),
-        directory: file.directory_mode.value,
-        owner: owner?,
-        group: group?,
-    })
-}
-
-/// `Some(None)`: not given; `None`: wrong, and said so.
-#[expect(clippy::option_option, reason = "the outer one is the verdict, the inner one the setting")]
-fn id(
-    key: &str,
-    given: &Located<Option<String>>,
-    problems: &mut Problems,
-    look_up: impl FnOnce(&str) -> Option<u32>,
-) -> Option<Option<u32>> {
-    let Some(name) = &given.value else { return Some(None) };
-    let found = name.parse().ok().or_else(|| look_up(name));
-    if found.is_none() {
-        let must = format!("be the name or id of a{} {key} that exists", if key == "owner" { "n" } else { "" });
-        problems.error(Complaint::value(given.place, name, key, must.trim_end()));
+    #[test]
+    fn an_update_that_will_fail_by_itself_refuses_no_config_but_a_check_says_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        let of = |entry: &str| format!("rc_service_exec: /nowhere/service\nupdate_services:\n- {entry}\n");
+        for (entry, want) in [
+            ("{type: script, name: AT/script}", "must be executable; mend it with: chmod +x "),
+            ("{type: rc, name: nginx}", "Invalid value \"/nowhere/service\" for `rc_service_exec`"),
+        ] {
+            for demand in [Demand::Pass, Demand::Daemon] {
+                let (settings, warnings) = load(&folder, &of(entry), demand).unwrap();
+                assert!(warnings.contains(want) && warnings.contains("Until then this update fails."), "{warnings}");
+                assert_eq!(settings.updates.len(), 1);
+            }
+            assert!(load(&folder, &of(entry), Demand::All).unwrap_err().contains(want));
+        }
+        // A script that is not there was refused by the Python program too.
+        let said = load(&folder, &of("{type: script, name: AT/nowhere}"), Demand::Pass).unwrap_err();
+        assert!(said.contains("for `name`. `name` must be an executable"), "{said}");
     }
-    found.map(Some)
+
+    #[test]
+    fn keys_that_the_python_program_did_not_read_are_taken_with_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = "fail_fast: 5\ninit_timeout: true\nupdate_services:\n\
+            - {type: docker_container, name: a, action: Reload, timeout: yes}\n- {type: systemd, name: a.service}\n";
+        let (settings, warnings) = load(&folder, lines, Demand::All).unwrap();
+        for want in ["`action: reload` is taken as `restart`", "`fail_fast` should be", "`init_timeout` should be"] {
+            assert!(warnings.contains(want), "{want}: {warnings}");
+        }
+        assert!(settings.fail_fast);
+        let [Entry { updater: Updater::Container(container), .. }, Entry { updater: Updater::Unit(unit), .. }] =
+            settings.updates.as_slice()
+        else {
+            panic!("{:?}", settings.updates);
+        };
+        let one = Some(Duration::from_secs(1));
+        assert!(matches!(container.action, Action::Restart) && container.grace == one && unit.timeout == one);
+        let said = load(&folder, &lines.replace("action: Reload", "signal: HUPP"), Demand::All).unwrap_err();
+        assert!(said.contains("Invalid value \"HUPP\" for `signal`. `signal` must be a signal like HUP"), "{said}");
+        let said = load(&folder, &lines.replace("Reload", "Reload, signal: HUP"), Demand::All).unwrap_err();
+        assert!(said.contains("`signal` and `exec` go with their own `action` only"), "{said}");
+    }
 }

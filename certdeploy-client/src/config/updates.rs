@@ -1,6 +1,8 @@
 //! Entries of `update_services` -> [`Entry`]: what each kind of update needs, and nothing else. It looks at the
 //! executables that are named; it must not run anything.
 
+mod docker;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,8 +12,9 @@ use certdeploy_common::setting::{Complaint, Located, Place, Problems};
 
 use super::file::{ClientFile, UpdateFile};
 use super::kinds::UpdateType;
+use super::settings::Demand;
 use crate::account::Account;
-use crate::update::docker::{Address, Engine, Selection, container, service};
+use crate::update::docker::Engine;
 use crate::update::{Entry, Only, Updater, rc, script, systemd};
 
 /// What the entries have in common.
@@ -24,13 +27,12 @@ pub(super) struct Common {
     docker_timeout: Option<Duration>,
     docker_service_timeout: Option<Duration>,
     engine: Engine,
+    demand: Demand,
 }
 
 impl Common {
-    pub(super) fn of(file: &ClientFile, problems: &mut Problems) -> Option<Self> {
-        let url = &file.docker_url;
-        let at = Address::parse(&url.value)
-            .map_err(|must| problems.error(Complaint::value(url.place, &url.value, "docker_url", must)));
+    pub(super) fn of(file: &ClientFile, demand: Demand, problems: &mut Problems) -> Option<Self> {
+        let engine = docker::engine(file, problems)?;
         Some(Self {
             systemd_exec: file.systemd_exec.value.clone(),
             rc_service_exec: file.rc_service_exec.clone(),
@@ -38,8 +40,18 @@ impl Common {
             script_timeout: file.script_timeout.value,
             docker_timeout: file.docker_timeout.value,
             docker_service_timeout: file.docker_service_timeout.value,
-            engine: Engine { at: at.ok()?, request: file.docker_request_timeout.value },
+            engine,
+            demand,
         })
+    }
+
+    /// What makes an update fail by itself, and may be mended until then: one update is no reason to run nothing at all.
+    fn later(&self, complaint: Complaint, problems: &mut Problems) {
+        if self.demand == Demand::All {
+            problems.error(complaint);
+        } else {
+            problems.warn(complaint.place, format!("{} Until then this update fails.", complaint.message));
+        }
     }
 }
 
@@ -52,8 +64,9 @@ pub(super) fn entry(file: Located<UpdateFile>, common: &Common, problems: &mut P
         UpdateType::Systemd => unit(&file, place, common, problems).map(Updater::Unit),
         UpdateType::Rc => rc_service(&file, place, common, problems).map(Updater::Rc),
         UpdateType::Script => script(&file, place, common, problems).map(Updater::Script),
-        UpdateType::DockerContainer => docker_container(&file, place, common, problems).map(Updater::Container),
-        UpdateType::DockerService => docker_service(&file, place, common, problems).map(Updater::Service),
+        UpdateType::DockerContainer => docker::container(&file, place, common, problems).map(Updater::Container),
+        UpdateType::DockerService => docker::service(&file, place, common, problems).map(Updater::Service),
+        UpdateType::DockerSecret => docker::secret(&file, place, common, problems).map(Updater::Secret),
     };
     let check = check(&file, common, problems);
     Some(Entry { updater: updater?, only: only?, check: check?, on_failure: file.on_failure.value })
@@ -79,9 +92,9 @@ fn check(file: &UpdateFile, common: &Common, problems: &mut Problems) -> Option<
 
 /// A key that means nothing for this kind of update is said, as one that is misspelt would be.
 fn unused(file: &UpdateFile, problems: &mut Problems) {
-    use UpdateType::{DockerContainer, DockerService, Rc, Script, Systemd};
+    use UpdateType::{DockerContainer, DockerSecret, DockerService, Rc, Script, Systemd};
     let kind = file.r#type.value;
-    let given: [(&str, Place, bool, &[UpdateType]); 8] = [
+    let given: [(&str, Place, bool, &[UpdateType]); 10] = [
         ("user", file.user.place, file.user.value.is_some(), &[Script]),
         ("action", file.action.place, file.action.value.is_some(), &[Systemd, Rc, DockerContainer]),
         ("args", file.args.place, !file.args.value.is_empty(), &[Script]),
@@ -90,6 +103,8 @@ fn unused(file: &UpdateFile, problems: &mut Problems) {
         ("filters", file.filters.place, file.filters.value.is_some(), &[DockerContainer, DockerService]),
         ("signal", file.signal.place, file.signal.value.is_some(), &[DockerContainer]),
         ("exec", file.exec.place, !file.exec.value.is_empty(), &[DockerContainer]),
+        ("file", file.file.place, !file.file.value.is_empty(), &[DockerSecret]),
+        ("keep", file.keep.place, file.keep.value != 1, &[DockerSecret]),
     ];
     for (key, place, given, kinds) in given {
         if given && !kinds.contains(&kind) {
@@ -130,7 +145,8 @@ fn name(file: &UpdateFile, place: Place, problems: &mut Problems) -> Option<Stri
 
 fn action<T>(file: &UpdateFile, problems: &mut Problems, must: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
     // As the Python program: neither case nor blanks matter.
-    let text = file.action.value.as_deref().unwrap_or("restart").trim().to_ascii_lowercase();
+    let written = file.action.value.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    let text = written.unwrap_or("restart").to_ascii_lowercase();
     let parsed = parse(&text);
     if parsed.is_none() {
         problems.error(Complaint::value(file.action.place, &text, "action", must));
@@ -157,17 +173,17 @@ fn rc_service(file: &UpdateFile, place: Place, common: &Common, problems: &mut P
     let action = action(file, problems, "be restart or reload", rc::Action::parse);
     let given = &common.rc_service_exec;
     let wanted = given.value.as_deref().unwrap_or(Path::new("service"));
-    let Some(executable) = executable(wanted) else {
+    let executable = executable(wanted).unwrap_or_else(|| {
         let complaint = match given.value {
             Some(_) => Complaint::value(given.place, &wanted.display().to_string(), "rc_service_exec", EXECUTABLE),
             None => Complaint::new(
                 file.r#type.place,
-                "Invalid update_services option: there is no `service` in PATH for `type: rc`; set `rc_service_exec`",
+                "Invalid update_services option: there is no `service` in PATH for `type: rc`; set `rc_service_exec`.",
             ),
         };
-        problems.error(complaint);
-        return None;
-    };
+        common.later(complaint, problems);
+        wanted.to_owned()
+    });
     let timeout = file.timeout.value.unwrap_or(common.init_timeout);
     Some(rc::Service { name: name?, action: action?, executable, timeout })
 }
@@ -177,7 +193,13 @@ const EXECUTABLE: &str =
 
 fn script(file: &UpdateFile, place: Place, common: &Common, problems: &mut Problems) -> Option<script::Script> {
     let name = name(file, place, problems)?;
-    let Some(path) = executable(Path::new(&name)) else {
+    let mut unfit = |path: PathBuf| {
+        let must = format!("be executable; mend it with: chmod +x {}", path.display());
+        common.later(Complaint::value(file.name.place, &name, "name", &must), problems);
+        path
+    };
+    let path = executable(Path::new(&name)).or_else(|| present(Path::new(&name)).map(&mut unfit));
+    let Some(path) = path else {
         problems.error(Complaint::value(file.name.place, &name, "name", EXECUTABLE));
         return None;
     };
@@ -204,8 +226,13 @@ fn script(file: &UpdateFile, place: Place, common: &Common, problems: &mut Probl
     })
 }
 
+/// The file of this name, whether it can be executed or not.
+pub(super) fn present(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok().filter(|path| path.is_file())
+}
+
 /// Absolute, else looked up in `PATH`, else relative to the working directory.
-fn executable(path: &Path) -> Option<PathBuf> {
+pub(super) fn executable(path: &Path) -> Option<PathBuf> {
     let runs = |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
     if path.is_absolute() {
         return runs(path).then(|| path.to_owned());
@@ -213,66 +240,4 @@ fn executable(path: &Path) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&search).map(|dir| dir.join(path)).find(|path| runs(path));
     found.or_else(|| std::path::absolute(path).ok().filter(|path| runs(path)))
-}
-
-fn selection(file: &UpdateFile, place: Place, problems: &mut Problems) -> Option<Selection> {
-    let selection = Selection::new(file.name.value.as_deref(), file.filters.value.as_deref());
-    if selection.is_none() {
-        let kind = file.r#type.value.as_str();
-        let message = format!("Invalid update_services option: `type: {kind}` needs a `name` or `filters`");
-        problems.error(Complaint::new(place, message));
-    }
-    if let Some(name) = file.name.value.as_deref().filter(|name| name.ends_with(".service")) {
-        problems.warn(file.name.place, format!("\"{name}\" looks like a unit of systemd: that is `type: systemd`"));
-    }
-    selection
-}
-
-fn docker_container(
-    file: &UpdateFile,
-    place: Place,
-    common: &Common,
-    problems: &mut Problems,
-) -> Option<container::Container> {
-    let must = "be restart, start, stop, signal or exec";
-    let selection = selection(file, place, problems);
-    let exec: Vec<String> = file.exec.value.iter().map(|word| word.value.clone()).collect();
-    let signal = file.signal.value.clone();
-    let written = file.action.value.as_deref().map(|text| text.trim().to_ascii_lowercase());
-    let action = match (written.as_deref(), signal, exec.is_empty()) {
-        (None | Some("signal"), Some(signal), true) => Some(container::Action::Signal(signal)),
-        (None | Some("exec"), None, false) => Some(container::Action::Exec(exec)),
-        (None | Some("restart"), None, true) => Some(container::Action::Restart),
-        (Some("start"), None, true) => Some(container::Action::Start),
-        (Some("stop"), None, true) => Some(container::Action::Stop),
-        (Some("signal"), None, _) => missing("signal", file, problems),
-        (Some("exec"), _, true) => missing("exec", file, problems),
-        (Some("restart" | "start" | "stop" | "signal" | "exec") | None, _, _) => {
-            let message = "Invalid update_services option: `signal` and `exec` go with their own `action` only";
-            problems.error(Complaint::new(place, message));
-            None
-        }
-        (Some(other), _, _) => {
-            problems.error(Complaint::value(file.action.place, other, "action", must));
-            None
-        }
-    };
-    let grace = file.timeout.value.unwrap_or(common.docker_timeout);
-    Some(container::Container { selection: selection?, action: action?, engine: common.engine.clone(), grace })
-}
-
-fn missing<T>(key: &str, file: &UpdateFile, problems: &mut Problems) -> Option<T> {
-    let message = format!("Invalid update_services option: `action: {key}` needs `{key}`");
-    problems.error(Complaint::new(file.action.place, message));
-    None
-}
-
-fn docker_service(
-    file: &UpdateFile,
-    place: Place,
-    common: &Common,
-    problems: &mut Problems,
-) -> Option<service::Service> {
-    let timeout = file.timeout.value.unwrap_or(common.docker_service_timeout);
-    Some(service::Service { selection: selection(file, place, problems)?, engine: common.engine.clone(), timeout })
 }

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use certdeploy_common::cert::{Bundle, FileName};
 use certdeploy_common::fs::atomic;
-use certdeploy_common::setting::mode::Mode;
-use zeroize::Zeroizing;
 
 use super::plan::Step;
+use super::seen;
 use super::state::{DATA, RECORD, Record, generation_name};
 use crate::config::Permissions;
 use crate::dir::Dir;
@@ -29,6 +28,8 @@ pub struct Content<'a> {
     pub files: &'a Bundle,
     /// What is known of them.
     pub record: &'a Record,
+    /// What is known of what [`Step::Keep`] finds, if it makes a whole set: only then it can be gone back to.
+    pub kept: Option<&'a Record>,
 }
 
 /// Runs the steps in `directory`. When one fails, what was current before still is, and the unfinished generation
@@ -96,45 +97,25 @@ impl Work<'_> {
 
     fn write(&self, to: &Dir) -> Result<(), ApplyError> {
         for (name, bytes) in self.content.files.files() {
-            let mode = self.permissions.mode(name);
-            self.permissions.write(to, name.as_str(), mode, bytes).map_err(self.failed("write", name.as_str()))?;
+            self.permissions.write(to, name, bytes).map_err(self.failed("write", name.as_str()))?;
         }
-        let record = serde_json::to_vec(self.content.record).map_err(|e| self.failed("write", RECORD)(e.into()))?;
-        self.permissions.write(to, RECORD, Mode::new(0o600), &record).map_err(self.failed("write", RECORD))
+        self.note(to, self.content.record)
+    }
+
+    fn note(&self, to: &Dir, record: &Record) -> Result<(), ApplyError> {
+        let record = serde_json::to_vec(record).map_err(|e| self.failed("write", RECORD)(e.into()))?;
+        self.permissions.note(to, RECORD, &record).map_err(self.failed("write", RECORD))
     }
 
     /// What a reader sees under the name now is what is kept.
     fn keep(&self, to: &Dir, names: &[FileName]) -> Result<(), ApplyError> {
         for name in names {
-            let Some(bytes) = self.seen(*name) else { continue };
-            let mode = self.permissions.mode(*name);
-            self.permissions.write(to, name.as_str(), mode, &bytes).map_err(self.failed("write", name.as_str()))?;
+            let seen = seen::file(self.directory, &self.held, *name);
+            let seen = seen.map_err(|unkept| self.failed("keep", name.as_str())(io::Error::other(unkept)))?;
+            let Some(bytes) = seen else { continue };
+            self.permissions.write(to, *name, &bytes).map_err(self.failed("write", name.as_str()))?;
         }
-        Ok(())
-    }
-
-    /// The file behind a name: the file itself, or that of the current generation. Any other link is followed only in
-    /// a directory that nobody else can change, or its owner could have us copy what he may not read.
-    fn seen(&self, name: FileName) -> Option<Zeroizing<Vec<u8>>> {
-        let ours = || self.held.owner().is_ok_and(|owner| owner == rustix::process::geteuid().as_raw());
-        let read = match self.held.link(name.as_str()) {
-            None => self.held.read(name.as_str(), name.limit(), &[]),
-            Some(link) if link == format!("{DATA}/{name}") => {
-                let generation = self.held.link(DATA).filter(|data| data.starts_with(".gen-"))?;
-                self.held.child(&generation).ok()?.read(name.as_str(), name.limit(), &[])
-            }
-            Some(_) if ours() => {
-                let target = self.directory.join(name.as_str()).canonicalize().ok()?;
-                Dir::open(target.parent()?).ok()?.read(target.file_name()?.to_str()?, name.limit(), &[])
-            }
-            Some(link) => {
-                tracing::warn!("`{}` leads to `{link}` and is not kept", self.directory.join(name.as_str()).display());
-                return None;
-            }
-        };
-        let warn =
-            |error: &_| tracing::warn!("`{}` {error} and is not kept", self.directory.join(name.as_str()).display());
-        read.inspect_err(warn).ok().map(|(bytes, _)| bytes)
+        self.content.kept.map_or(Ok(()), |record| self.note(to, record))
     }
 
     /// Makes a generation, has it filled, and syncs it; one that cannot be filled is removed again.
@@ -173,8 +154,7 @@ mod tests {
     use super::super::state::State;
     use super::*;
 
-    const USUAL: Permissions =
-        Permissions { key: Mode::new(0o600), certificate: Mode::new(0o644), directory: None, owner: None, group: None };
+    const USUAL: Permissions = Permissions::USUAL;
 
     fn bundle(mark: &str) -> Bundle {
         let mut bundle = Bundle::default();
@@ -185,6 +165,10 @@ mod tests {
     }
 
     fn deploy(directory: &Path, mark: &str) -> u64 {
+        try_deploy(directory, mark).unwrap()
+    }
+
+    fn try_deploy(directory: &Path, mark: &str) -> Result<u64, ApplyError> {
         let files = bundle(mark);
         let record = Record {
             digest: files.digest(),
@@ -193,12 +177,14 @@ mod tests {
             not_before: 0,
             not_after: 0,
             names: std::collections::BTreeSet::new(),
+            all: None,
+            permissions: None,
             instead: None,
         };
         let state = State::read(directory).unwrap();
         let (number, steps) = plan(&state, &files.names(), Retention { keep: 2, min_age: 0 }, i64::MAX);
-        apply(directory, &steps, &Content { files: &files, record: &record }, &USUAL).unwrap();
-        number
+        apply(directory, &steps, &Content { files: &files, record: &record, kept: None }, &USUAL)?;
+        Ok(number)
     }
 
     fn mode(path: &Path) -> u32 {
@@ -251,15 +237,17 @@ mod tests {
         let kept = std::fs::read_to_string(directory.join(".gen-2/privkey.pem")).unwrap();
         assert_eq!(kept, "not his", "an administrator's link in our own directory is followed");
         plant("privkey.pem", "/dev/zero");
-        deploy(&directory, "c");
-        assert!(!directory.join(".gen-4/privkey.pem").exists(), "but only to a plain file");
+        let error = try_deploy(&directory, "c").unwrap_err().to_string();
+        assert!(error.contains("is not a plain file"), "but only to a plain file: {error}");
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&directory, Some(65534), None).unwrap();
             plant("privkey.pem", "../secret");
-            deploy(&directory, "d");
-            assert!(!directory.join(".gen-6/privkey.pem").exists(), "somebody else's directory");
-            assert!(directory.join(".gen-6/fullchain.pem").exists());
+            let error = try_deploy(&directory, "d").unwrap_err().to_string();
+            assert!(error.contains("leads to `../secret`"), "somebody else's directory: {error}");
+            assert!(directory.join("privkey.pem").is_symlink(), "it is not taken away");
+            assert!(!directory.join(".gen-4").exists());
         }
+        std::fs::remove_file(directory.join("privkey.pem")).unwrap();
         plant(".gen-18446744073709551615", "x");
         deploy(&directory, "e");
     }
@@ -272,7 +260,7 @@ mod tests {
         let steps = [Step::Write { number: 1 }];
         let files = bundle("b");
         let record = State::read(&directory).unwrap().current.unwrap().record.unwrap();
-        let content = Content { files: &files, record: &record };
+        let content = Content { files: &files, record: &record, kept: None };
         let error = apply(&directory.join("nowhere"), &steps, &content, &USUAL).unwrap_err();
         assert!(error.to_string().contains("nowhere"), "{error}");
         assert_eq!(std::fs::read_to_string(directory.join("privkey.pem")).unwrap(), "a privkey.pem");

@@ -14,6 +14,7 @@ pub mod apply;
 pub mod owner;
 pub mod plan;
 pub mod rollback;
+pub mod seen;
 pub mod state;
 
 pub use apply::apply;

@@ -16,8 +16,6 @@ pub enum Decision {
     UpdateAgain,
     /// It is older than what is deployed.
     Refuse(String),
-    /// It lacks files that the deployed generation has: more may be on its way.
-    Hold(Vec<FileName>),
 }
 
 /// What is asked of the deployment.
@@ -27,33 +25,30 @@ pub struct Wish<'a> {
     pub record: &'a Record,
     /// Whether the pusher insists.
     pub force: bool,
-    /// Whether it came from a peer without a manifest, so that nobody said which files belong together.
-    pub plain: bool,
+    /// Now, in Unix seconds.
+    pub now: i64,
 }
 
 /// Decides what to do with what came.
 pub fn decide(state: &State, wish: Wish<'_>) -> Decision {
-    let Some(current) = &state.current else { return Decision::Deploy };
-    let Some(deployed) = &current.record else { return Decision::Deploy };
-    if wish.plain {
-        let missing: Vec<_> = deployed.files.iter().copied().filter(|name| !wish.record.files.contains(name)).collect();
-        if !missing.is_empty() {
-            return Decision::Hold(missing);
-        }
-    }
-    if deployed.digest == wish.record.digest && current.intact && is_whole(state, &current.files) {
+    let Some(deployed) = state.current.as_ref().and_then(|current| current.record.as_ref()) else {
+        return Decision::Deploy;
+    };
+    if deployed.digest == wish.record.digest && state.held().is_some() {
         return if wish.force { Decision::UpdateAgain } else { Decision::Unchanged };
     }
-    let unwanted = deployed.instead.as_ref().is_some_and(|instead| instead.digest == wish.record.digest);
-    if unwanted && !wish.force {
+    let unwanted = deployed.instead.as_ref().is_some_and(|instead| instead.is_about(wish.record));
+    // What was rolled back is better than what has expired since.
+    if unwanted && !wish.force && (deployed.serial.is_empty() || deployed.not_after > wish.now) {
         let serial = &wish.record.serial;
         return Decision::Refuse(format!(
             "the certificate (serial {serial}) was rolled back here; only --force brings it back"
         ));
     }
-    // A bare key says nothing of its age.
+    // A bare key says nothing of its age. One that is not valid yet must not keep out those that are until it is.
     let dated = !wish.record.serial.is_empty();
-    if dated && wish.record.not_before < deployed.not_before && !wish.force {
+    let early = deployed.not_before > wish.now && wish.record.not_before <= wish.now;
+    if dated && wish.record.not_before < deployed.not_before && !early && !wish.force {
         return Decision::Refuse(format!(
             "the certificate (serial {}, from {} UTC) is older than the deployed one (serial {}, from {} UTC)",
             wish.record.serial,
@@ -63,10 +58,6 @@ pub fn decide(state: &State, wish: Wish<'_>) -> Decision {
         ));
     }
     Decision::Deploy
-}
-
-fn is_whole(state: &State, files: &[FileName]) -> bool {
-    state.foreign.is_empty() && state.links == files
 }
 
 /// One step of a deployment; each leaves the directory in a state that readers can live with.
@@ -116,7 +107,10 @@ pub fn plan(state: &State, files: &[FileName], retention: Retention, now: i64) -
     if !state.exists {
         steps.push(Step::MakeDirectory);
     }
-    let mut linked = state.links.clone();
+    // Before anything else, while they are still the same.
+    steps.extend(state.copies.iter().copied().map(Step::Link));
+    let mut linked = [state.links.as_slice(), state.copies.as_slice()].concat();
+    linked.sort_unstable();
     if !state.foreign.is_empty() {
         // What readers see now becomes a generation first, so that no instant shows a mix.
         let number = if state.generations.is_empty() { 0 } else { next };
@@ -141,12 +135,17 @@ pub fn outdated(state: &State, current: u64, retention: Retention, now: i64) -> 
     let previous = state.current.as_ref().map(|current| current.number);
     let mut kept = 1;
     let mut outdated = Vec::new();
+    // One is replaced when the next one is made.
+    let mut replaced = now;
     for (number, made) in state.generations.iter().rev().copied().filter(|(number, _)| *number != current) {
         let was_current = previous.is_none_or(|previous| number <= previous);
-        if was_current && (kept < retention.keep || Some(number) == previous || now - made < retention.min_age) {
+        if was_current && (kept < retention.keep || Some(number) == previous || now - replaced < retention.min_age) {
             kept += 1;
         } else {
             outdated.push(number);
+        }
+        if was_current {
+            replaced = made;
         }
     }
     outdated
@@ -157,7 +156,7 @@ mod tests {
     use FileName::{Cert, Chain, Fullchain, Privkey};
     use certdeploy_common::cert::Digest;
 
-    use super::super::state::{Current, Instead};
+    use super::super::state::Current;
     use super::*;
 
     const KEEP: Retention = Retention { keep: 3, min_age: 60 };
@@ -168,8 +167,10 @@ mod tests {
             files: files.to_vec(),
             serial: text.to_owned(),
             not_before,
-            not_after: 0,
+            not_after: 100_000,
             names: std::collections::BTreeSet::new(),
+            all: None,
+            permissions: None,
             instead: None,
         }
     }
@@ -181,6 +182,7 @@ mod tests {
             current: Some(Current { number: 4, record: Some(record), files: files.clone(), intact: true }),
             generations: vec![(1, 100), (2, 200), (3, 300), (4, 400)],
             links: files,
+            copies: vec![],
             foreign: vec![],
         }
     }
@@ -188,36 +190,57 @@ mod tests {
     #[test]
     fn what_came_is_weighed_against_what_is_there() {
         let state = deployed(record("b", 20, &[Fullchain, Privkey]));
-        let decide = |record: &Record, force, plain| decide(&state, Wish { record, force, plain });
+        let decide = |record: &Record, force| decide(&state, Wish { record, force, now: 1000 });
         let same = record("b", 20, &[Fullchain, Privkey]);
-        assert_eq!(decide(&same, false, false), Decision::Unchanged);
-        assert_eq!(decide(&same, true, false), Decision::UpdateAgain);
-        assert_eq!(decide(&record("c", 30, &[Fullchain, Privkey]), false, true), Decision::Deploy);
+        assert_eq!(decide(&same, false), Decision::Unchanged);
+        assert_eq!(decide(&same, true), Decision::UpdateAgain);
+        assert_eq!(decide(&record("c", 30, &[Fullchain, Privkey]), false), Decision::Deploy);
         let older = record("a", 10, &[Fullchain, Privkey]);
-        assert!(
-            matches!(decide(&older, false, false), Decision::Refuse(why) if why.contains("older than the deployed"))
-        );
-        assert_eq!(decide(&older, true, false), Decision::Deploy);
-        assert_eq!(decide(&record("c", 30, &[Fullchain]), false, true), Decision::Hold(vec![Privkey]));
-        assert_eq!(decide(&record("c", 30, &[Fullchain]), false, false), Decision::Deploy);
+        assert!(matches!(decide(&older, false), Decision::Refuse(why) if why.contains("older than the deployed")));
+        assert_eq!(decide(&older, true), Decision::Deploy);
+    }
+
+    #[test]
+    fn what_is_not_valid_yet_does_not_keep_out_what_is() {
+        let state = deployed(record("from next year", 2000, &[Fullchain, Privkey]));
+        let decide = |not_before, now| {
+            let record = record("b", not_before, &[Fullchain, Privkey]);
+            decide(&state, Wish { record: &record, force: false, now })
+        };
+        assert_eq!(decide(900, 1000), Decision::Deploy);
+        assert!(matches!(decide(1900, 1000), Decision::Refuse(_)), "neither of them is valid yet");
+        assert!(matches!(decide(900, 2000), Decision::Refuse(_)), "both are");
     }
 
     #[test]
     fn what_was_rolled_back_does_not_come_back_by_itself() {
         let mut put_back = record("a", 10, &[Fullchain, Privkey]);
         let unwanted = record("b", 20, &[Fullchain, Privkey]);
-        put_back.instead = Some(Instead { digest: unwanted.digest.clone(), from: 3 });
-        let state = deployed(put_back);
-        let decide = |record: &Record, force| decide(&state, Wish { record, force, plain: false });
+        put_back.instead = Some(unwanted.taken_out(3));
+        let state = deployed(put_back.clone());
+        let decide = |record: &Record, force| decide(&state, Wish { record, force, now: 1000 });
         assert!(matches!(decide(&unwanted, false), Decision::Refuse(why) if why.contains("rolled back")));
         assert_eq!(decide(&unwanted, true), Decision::Deploy);
         assert_eq!(decide(&record("c", 30, &[Fullchain, Privkey]), false), Decision::Deploy);
+        let expired = State { current: state.current.clone(), ..deployed(put_back.clone()) };
+        let wish = Wish { record: &unwanted, force: false, now: i64::MAX };
+        assert_eq!(super::decide(&expired, wish), Decision::Deploy, "what is there has expired");
+        let with_chain = Record { digest: Digest::of(b"b and chain"), ..unwanted.clone() };
+        assert!(matches!(decide(&with_chain, false), Decision::Refuse(_)), "the same certificate");
+
+        let mut further = record("0", 5, &[Fullchain, Privkey]);
+        further.instead = Some(put_back.taken_out(1));
+        let state = deployed(further);
+        for one in [&unwanted, &put_back] {
+            let wish = Wish { record: one, force: false, now: 1000 };
+            assert!(matches!(super::decide(&state, wish), Decision::Refuse(why) if why.contains("rolled back")));
+        }
     }
 
     #[test]
     fn the_same_files_are_deployed_again_when_somebody_has_been_at_them() {
         let same = record("b", 20, &[Fullchain, Privkey]);
-        let wish = Wish { record: &same, force: false, plain: false };
+        let wish = Wish { record: &same, force: false, now: 1000 };
         let mut touched = deployed(same.clone());
         touched.current.as_mut().unwrap().intact = false;
         assert_eq!(decide(&touched, wish), Decision::Deploy);
@@ -269,6 +292,8 @@ mod tests {
         state.generations.push((9, 990));
         assert_eq!(outdated(&state, 10, KEEP, 1000), [9, 2, 1]);
         assert_eq!(outdated(&state, 10, Retention { keep: 1, min_age: 1000 }, 1000), [9]);
+        // 2 was replaced at 300, when 3 was made, and 1 at 200.
+        assert_eq!(outdated(&state, 10, Retention { keep: 1, min_age: 700 }, 950), [9, 1]);
         assert_eq!(outdated(&state, 10, Retention { keep: 1, min_age: 0 }, 1000), [9, 3, 2, 1]);
     }
 }

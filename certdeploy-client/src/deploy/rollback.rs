@@ -7,9 +7,8 @@ use certdeploy_common::cert::{Bundle, Lineage};
 
 use super::apply::{ApplyError, Content, apply};
 use super::plan::{Retention, plan};
-use super::state::{Instead, Record, State, generation, generation_name};
+use super::state::{Damage, Instead, Record, State, generation, with_files};
 use crate::config::Permissions;
-use crate::dir::Dir;
 
 /// Why there is nothing to go back to.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +16,15 @@ pub enum RollbackError {
     /// Nothing is deployed.
     #[error("there is no lineage {0}")]
     Nothing(Lineage),
+    /// What is current is gone.
+    #[error(
+        "lineage {0} has lost its current generation; a pass (`certdeploy-client`) or a start of the daemon puts the best that is left in its place"
+    )]
+    Lost(Lineage),
     /// No earlier generation is there and whole.
-    #[error("lineage {0} has no earlier generation to go back to (`keep_generations` says how many are kept)")]
+    #[error(
+        "lineage {0} has no earlier generation to go back to that is whole (`keep_generations` says how many are kept)"
+    )]
     Oldest(Lineage),
     /// The generation that failed is not the current one any more.
     #[error("lineage {0} has a newer generation than the one that failed; it stays")]
@@ -26,6 +32,9 @@ pub enum RollbackError {
     /// It was put back by an earlier failure, and fails as well: the files are not to blame.
     #[error("lineage {0} was rolled back already, and the failure goes on; it stays as it is")]
     Again(Lineage),
+    /// The generation before has the same files: they are not to blame.
+    #[error("the generation before of lineage {0} has the same certificate; it stays as it is")]
+    Same(Lineage),
     /// It cannot be read.
     #[error("cannot read lineage {0}: {1}")]
     Unreadable(Lineage, std::io::Error),
@@ -68,7 +77,8 @@ pub fn rollback(
 ) -> Result<Restored, RollbackError> {
     let unreadable = |error| RollbackError::Unreadable(lineage.clone(), error);
     let state = State::read(directory).map_err(unreadable)?;
-    let current = state.current.as_ref().ok_or_else(|| RollbackError::Nothing(lineage.clone()))?;
+    let none = if state.damage() == Some(Damage::Lost) { RollbackError::Lost } else { RollbackError::Nothing };
+    let current = state.current.as_ref().ok_or_else(|| none(lineage.clone()))?;
     let put_back = current.record.as_ref().and_then(|record| record.instead.as_ref());
     if let Cause::Failed(generation) = cause {
         match put_back {
@@ -77,28 +87,41 @@ pub fn rollback(
             None => {}
         }
     }
-    let below = put_back.map_or(current.number, |instead| instead.from);
+    let below = put_back.map_or(current.number, |instead| instead.from.min(current.number));
+    // What a later generation was put in the place of is not gone back to.
+    let records = state
+        .generations
+        .iter()
+        .filter_map(|(number, _)| Some((*number, generation(directory, *number)?.record?.instead?)));
+    let taken_out: Vec<(u64, Instead)> = records.collect();
+    let is_unwanted = |number: u64, record: &Record| {
+        taken_out.iter().any(|(later, instead)| *later > number && instead.is_about(record))
+    };
     let earlier = state.generations.iter().rev().map(|(number, _)| *number).filter(|number| *number < below);
+    let same = |number| {
+        let digest = |record: Option<&Record>| record.map(|record| record.digest.clone());
+        let before = generation(directory, number).and_then(|found| digest(found.record.as_ref()));
+        before.is_some() && before == digest(current.record.as_ref())
+    };
+    if cause != Cause::Hand && earlier.clone().next().is_some_and(same) {
+        return Err(RollbackError::Same(lineage.clone()));
+    }
     let (from, files, mut record) = earlier
         .filter_map(|number| whole(directory, number))
-        .find(|(.., record)| {
+        .find(|(number, _, record)| {
             let another = current.record.as_ref().is_none_or(|current| current.digest != record.digest);
-            another && (cause == Cause::Hand || record.not_after > now)
+            another && !is_unwanted(*number, record) && (cause == Cause::Hand || record.not_after > now)
         })
         .ok_or_else(|| RollbackError::Oldest(lineage.clone()))?;
-    record.instead = current.record.as_ref().map(|current| Instead { digest: current.digest.clone(), from });
+    record.instead = current.record.as_ref().map(|current| current.taken_out(from));
+    record.permissions = Some(permissions.to_string());
     let (number, steps) = plan(&state, &files.names(), retention, now);
-    apply(directory, &steps, &Content { files: &files, record: &record }, permissions)?;
+    apply(directory, &steps, &Content { files: &files, record: &record, kept: None }, permissions)?;
     Ok(Restored { number, from, record })
 }
 
 /// A generation with its files, if it is as it was deployed.
 fn whole(directory: &Path, number: u64) -> Option<(u64, Bundle, Record)> {
-    let found = generation(directory, number).filter(|found| found.intact)?;
-    let within = Dir::open(&directory.join(generation_name(number))).ok()?;
-    let mut files = Bundle::default();
-    for name in found.files {
-        files.insert(name, within.read(name.as_str(), name.limit(), &[]).ok()?.0);
-    }
+    let (found, files) = with_files(directory, number).filter(|(found, _)| found.intact)?;
     Some((number, files, found.record?))
 }

@@ -33,6 +33,12 @@ pub struct Record {
     pub not_after: i64,
     /// The leaf's names.
     pub names: BTreeSet<Domain>,
+    /// The digest of all files of the generation, those that were made or kept included. Older ones do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<Digest>,
+    /// The `file_permissions` it was deployed with. Older ones do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<String>,
     /// What it was put back in the place of, when it is a rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead: Option<Instead>,
@@ -45,6 +51,68 @@ pub struct Instead {
     pub digest: Digest,
     /// The generation whose files were put back.
     pub from: u64,
+    /// The certificate in it: with another set of files beside it, it is still the same. Older ones do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<Leaf>,
+    /// What was taken out of use before that, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<Unwanted>,
+}
+
+/// A certificate, as far as a record knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// Its serial number, in hex.
+    pub serial: String,
+    /// Its notBefore, in Unix seconds.
+    pub not_before: i64,
+    /// Its notAfter, in Unix seconds.
+    pub not_after: i64,
+}
+
+/// What an earlier rollback took out of use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwanted {
+    /// The digest of the files that came.
+    pub digest: Digest,
+    /// The certificate in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<Leaf>,
+}
+
+/// How many of them are remembered.
+const REMEMBERED: usize = 32;
+
+impl Record {
+    fn leaf(&self) -> Option<Leaf> {
+        // A bare key has none.
+        (!self.serial.is_empty()).then(|| Leaf {
+            serial: self.serial.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+        })
+    }
+
+    /// What its place remembers when it is taken out of use, and generation `from` put there.
+    #[must_use]
+    pub fn taken_out(&self, from: u64) -> Instead {
+        let earlier = self.instead.iter().flat_map(|earlier| {
+            let last = Unwanted { digest: earlier.digest.clone(), leaf: earlier.leaf.clone() };
+            std::iter::once(last).chain(earlier.before.iter().cloned())
+        });
+        Instead { digest: self.digest.clone(), from, leaf: self.leaf(), before: earlier.take(REMEMBERED).collect() }
+    }
+}
+
+impl Instead {
+    /// Whether it is about what came.
+    #[must_use]
+    pub fn is_about(&self, came: &Record) -> bool {
+        let leaf = came.leaf();
+        let same =
+            |digest: &Digest, theirs: &Option<Leaf>| *digest == came.digest || (theirs.is_some() && *theirs == leaf);
+        same(&self.digest, &self.leaf) || self.before.iter().any(|one| same(&one.digest, &one.leaf))
+    }
 }
 
 /// A lineage's directory as it is.
@@ -58,7 +126,9 @@ pub struct State {
     pub generations: Vec<(u64, i64)>,
     /// The links that lead through `..data`.
     pub links: Vec<FileName>,
-    /// The PEM files that are no such links: from the Python program, or put there by hand.
+    /// Plain files in the place of links, with the very bytes that the links lead to: readers see what was deployed.
+    pub copies: Vec<FileName>,
+    /// The PEM files that are neither: from the Python program, or put there by hand.
     pub foreign: Vec<FileName>,
 }
 
@@ -71,8 +141,24 @@ pub struct Current {
     pub record: Option<Record>,
     /// The names of the files in it.
     pub files: Vec<FileName>,
-    /// Whether the files still have the recorded digest.
+    /// Whether the files still have the recorded digests.
     pub intact: bool,
+}
+
+/// What is not as it was deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damage {
+    /// `..data` leads to no generation, so readers find nothing.
+    Lost,
+    /// Only names are wrong: these are missing, and these lead nowhere.
+    Names {
+        /// Files of the generation that readers do not find.
+        missing: Vec<FileName>,
+        /// Links without a file behind them.
+        dangling: Vec<FileName>,
+    },
+    /// Readers find other files than those that were deployed.
+    Changed,
 }
 
 /// The directory of a generation.
@@ -81,9 +167,9 @@ pub fn generation_name(number: u64) -> String {
     format!(".gen-{number}")
 }
 
-/// The number of a generation that we can have made: there is room for the next ones.
-fn generation_number(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|number| *number < u64::MAX / 2)
+/// The number in the name of a generation that we can have made: there is room for the next ones.
+pub(super) fn generation_of(name: &str) -> Option<u64> {
+    name.strip_prefix(".gen-")?.parse().ok().filter(|number| *number < u64::MAX / 2)
 }
 
 /// The directory of a lineage.
@@ -106,7 +192,7 @@ impl State {
         for entry in entries {
             let entry = entry?;
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            if let Some(number) = name.strip_prefix(".gen-").and_then(generation_number) {
+            if let Some(number) = generation_of(&name) {
                 state.generations.push((number, modified(&entry)));
             } else if let Ok(file) = name.parse::<FileName>() {
                 let ours = entry.path().read_link().is_ok_and(|to| to == Path::new(DATA).join(file.as_str()));
@@ -116,11 +202,100 @@ impl State {
         state.generations.sort_unstable();
         state.links.sort_unstable();
         state.foreign.sort_unstable();
-        state.current = current(directory);
+        if let Some((current, files)) = current_number(directory).and_then(|number| with_files(directory, number)) {
+            state.sort_out(directory, &files);
+            state.current = Some(current);
+        }
         Ok(state)
     }
 
-    /// The lineages under `destination` that have a generation, in order.
+    /// Tells copies of what is current from other files.
+    fn sort_out(&mut self, directory: &Path, current: &Bundle) {
+        if self.foreign.is_empty() {
+            return;
+        }
+        let Ok(held) = Dir::open(directory) else { return };
+        let same = |name: &FileName| {
+            let there = held.deployed(name.as_str(), name.limit()).ok();
+            there.is_some_and(|there| current.file(*name) == Some(&there[..]))
+        };
+        (self.copies, self.foreign) = self.foreign.iter().partition(|name| same(name));
+    }
+
+    /// What was deployed, if a reader sees just that: the current generation, whole and behind every name.
+    #[must_use]
+    pub fn held(&self) -> Option<&Current> {
+        let names = self.current.as_ref().filter(|_| self.foreign.is_empty()).map(|_| self.names());
+        self.current.as_ref().filter(|current| names.as_ref() == Some(&current.files) && current.intact)
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn damage(&self) -> Option<Damage> {
+        // Without links nobody looks there: a first deployment broke off, and its upload comes again.
+        let lost = Some(Damage::Lost).filter(|_| !self.links.is_empty());
+        let Some(current) = &self.current else { return lost };
+        if self.held().is_some() {
+            return None;
+        }
+        if current.files.is_empty() && self.foreign.is_empty() {
+            return lost;
+        }
+        if !self.foreign.is_empty() || !current.intact {
+            return Some(Damage::Changed);
+        }
+        let names = self.names();
+        let without =
+            |names: &[FileName], others: &[FileName]| names.iter().copied().filter(|n| !others.contains(n)).collect();
+        let (missing, dangling) = (without(&current.files, &names), without(&names, &current.files));
+        Some(Damage::Names { missing, dangling })
+    }
+
+    /// What can be served when `..data` leads to no generation: the newest below `directory` that is as it was deployed,
+    /// one that is good at `now` (Unix seconds) and was not taken out before any other.
+    #[must_use]
+    pub fn next_best(&self, directory: &Path, now: i64) -> Option<Current> {
+        let found = self.generations.iter().rev().filter_map(|(number, _)| generation(directory, *number));
+        let all: Vec<Current> = found.collect();
+        let intact: Vec<&Current> = all.iter().filter(|generation| generation.intact).collect();
+        let is_out = |one: &Current, record: &Record| {
+            let later = all.iter().filter(|later| later.number > one.number);
+            later.filter_map(|later| later.record.as_ref()?.instead.as_ref()).any(|instead| instead.is_about(record))
+        };
+        let good =
+            |one: &Current| one.record.as_ref().is_some_and(|record| record.not_after > now && !is_out(one, record));
+        intact.iter().find(|one| good(one)).or(intact.first()).copied().cloned()
+    }
+
+    /// Another generation below `directory` with the very files that the current one should have.
+    #[must_use]
+    pub fn twin(&self, directory: &Path) -> Option<(Record, Bundle)> {
+        let lost = self.current.as_ref().and_then(|current| Some((current.number, current.record.as_ref()?)));
+        let (number, record) = lost?;
+        let others = self.generations.iter().rev().map(|(number, _)| *number).filter(|other| *other != number);
+        let found = others.filter_map(|other| with_files(directory, other)).find(|(other, _)| {
+            let same = |other: &Record| other.digest == record.digest && other.all == record.all;
+            other.intact && other.record.as_ref().is_some_and(same)
+        });
+        let (twin, files) = found?;
+        Some((Record { instead: record.instead.clone(), ..twin.record? }, files))
+    }
+
+    /// The generation that was deployed last, whether it is there or not.
+    #[must_use]
+    pub fn last(&self, directory: &Path) -> Option<u64> {
+        current_number(directory).or(self.generations.last().map(|(number, _)| *number))
+    }
+
+    /// The names that readers find something behind, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<FileName> {
+        let mut names = [self.links.as_slice(), self.copies.as_slice(), self.foreign.as_slice()].concat();
+        names.sort_unstable();
+        names
+    }
+
+    /// The lineages under `destination` that have a generation, or had one that is current, in order.
     ///
     /// # Errors
     /// `destination` cannot be read.
@@ -129,11 +304,21 @@ impl State {
         for entry in destination.read_dir()? {
             let entry = entry?;
             let name = entry.file_name().to_str().and_then(|name| name.parse::<Lineage>().ok());
-            lineages.extend(name.filter(|_| entry.path().join(DATA).is_symlink()));
+            lineages.extend(name.filter(|_| is_ours(&entry.path())));
         }
         lineages.sort();
         Ok(lineages)
     }
+}
+
+/// Whether there is something of ours, `..data` first: it is there unless somebody took it away.
+fn is_ours(directory: &Path) -> bool {
+    let generation = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str().and_then(generation_of).is_some()
+    };
+    let generations = || directory.read_dir().is_ok_and(|entries| entries.flatten().any(generation));
+    directory.join(DATA).is_symlink() || generations()
 }
 
 fn modified(entry: &std::fs::DirEntry) -> i64 {
@@ -142,31 +327,43 @@ fn modified(entry: &std::fs::DirEntry) -> i64 {
     since.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
 }
 
-fn current(directory: &Path) -> Option<Current> {
+/// The number of the generation that `..data` names, whether it is there or not.
+#[must_use]
+pub fn current_number(directory: &Path) -> Option<u64> {
     let target = directory.join(DATA).read_link().ok()?;
-    generation(directory, target.to_str()?.strip_prefix(".gen-").and_then(generation_number)?)
+    generation_of(target.to_str()?)
+}
+
+/// Whether something that is no link has the name of the link to the current generation.
+#[must_use]
+pub fn is_blocked(directory: &Path) -> bool {
+    directory.join(DATA).symlink_metadata().is_ok_and(|data| !data.is_symlink())
 }
 
 /// What one generation is, current or not; `None` if it is not there.
 #[must_use]
 pub fn generation(directory: &Path, number: u64) -> Option<Current> {
-    let generation = directory.join(generation_name(number));
-    if !generation.is_dir() {
-        return None;
-    }
-    let files: Vec<FileName> = FileName::ALL.into_iter().filter(|f| generation.join(f.as_str()).is_file()).collect();
-    let record = Dir::open(&generation).ok().and_then(|within| within.read(RECORD, RECORD_LIMIT, &[]).ok());
-    let record: Option<Record> = record.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok());
-    let intact =
-        record.as_ref().is_some_and(|record| digest(&generation, &record.files).as_ref() == Some(&record.digest));
-    Some(Current { number, record, files, intact })
+    with_files(directory, number).map(|(generation, _)| generation)
 }
 
-fn digest(generation: &Path, files: &[FileName]) -> Option<Digest> {
-    let mut bundle = Bundle::default();
-    let directory = Dir::open(generation).ok()?;
-    for name in files {
-        bundle.insert(*name, directory.read(name.as_str(), name.limit(), &[]).ok()?.0);
+/// The same, with the very files that were looked at. Nobody who owns the lineage's directory leads us elsewhere: nothing
+/// is followed.
+#[must_use]
+pub fn with_files(directory: &Path, number: u64) -> Option<(Current, Bundle)> {
+    let within = Dir::open(directory).ok()?.child(&generation_name(number)).ok()?;
+    let mut found = Bundle::default();
+    for name in FileName::ALL {
+        if let Ok(bytes) = within.deployed(name.as_str(), name.limit()) {
+            found.insert(name, bytes);
+        }
     }
-    Some(bundle.digest())
+    let record = within.deployed(RECORD, RECORD_LIMIT).ok();
+    let record: Option<Record> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let intact = record.as_ref().is_some_and(|record| {
+        let whole = record.all.as_ref().is_none_or(|all| found.digest() == *all);
+        whole
+            && record.files.iter().all(|name| found.file(*name).is_some())
+            && found.only(&record.files).digest() == record.digest
+    });
+    Some((Current { number, record, files: found.names(), intact }, found))
 }

@@ -15,7 +15,7 @@ use rustix::net::{
 use crate::dir::Dir;
 
 /// The most descriptors handed over at once: the directory and the sockets.
-const MOST: usize = 16;
+const MOST: usize = 64;
 
 /// What the receiver gets to hold.
 #[derive(Debug)]

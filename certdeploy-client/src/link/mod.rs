@@ -2,6 +2,8 @@
 //! (not started by root) the same line leads from one task to another.
 
 pub mod handover;
+pub mod listen;
+pub mod outbox;
 pub mod spawn;
 
 use std::io;
@@ -17,7 +19,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use zeroize::Zeroizing;
 
-use crate::config::settings::{Limits, LogPolicy};
+use crate::config::pushers::Scope;
+use crate::config::settings::LogPolicy;
+use crate::config::sftpd::Limits;
 
 /// What the applier says.
 #[derive(Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub enum ToReceiver {
     Receipt(Receipt),
     /// What is held has changed.
     Holdings(Holdings),
+    /// Are you there?
+    Ping,
     /// Take no new connections, end the open ones, then end.
     Drain,
 }
@@ -39,6 +45,8 @@ pub enum ToApplier {
     Committed(Commit),
     /// Somebody asks what is held now.
     Ask,
+    /// Yes: the answer to a ping.
+    Pong,
 }
 
 /// An upload that is complete and durable.
@@ -55,16 +63,25 @@ pub enum Commit {
 pub struct Setup {
     /// The host key, in OpenSSH form.
     pub host_key: Zeroizing<String>,
-    /// The name the pusher logs in with.
-    pub username: String,
-    /// The pusher's public key, as one line.
-    pub pusher: String,
+    /// Who may push.
+    pub pushers: Vec<PusherLine>,
     /// What peers may call the root by: the `source` of the config.
     pub source: String,
     /// Limits of connections.
     pub limits: Limits,
     /// What is logged, and how.
     pub log: Log,
+}
+
+/// Somebody who may push.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PusherLine {
+    /// The name it logs in with.
+    pub username: String,
+    /// Its public key, as one line.
+    pub key: String,
+    /// What it may upload.
+    pub scope: Scope,
 }
 
 /// The receiver's log. Its files come as descriptors; what is named here are streams.
@@ -122,15 +139,46 @@ pub fn split(socket: UnixStream) -> (Sender, Receiver) {
     (Sender(write), Receiver(BufReader::new(read)))
 }
 
+/// A message as it goes over the line, its end included.
+pub type Line = Zeroizing<Vec<u8>>;
+
+/// A message that the other side would not read.
+#[derive(Debug, thiserror::Error)]
+#[error("a message of {0} bytes is too long, {MESSAGE_LIMIT} are the most")]
+pub struct TooLong(usize);
+
+impl TooLong {
+    /// Whether this is what is wrong.
+    #[must_use]
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+/// Makes a message ready.
+///
+/// # Errors
+/// [`TooLong`].
+pub fn line(message: &impl Serialize) -> io::Result<Line> {
+    let mut line = Zeroizing::new(serde_json::to_vec(message)?);
+    line.push(b'\n');
+    match u64::try_from(line.len()) {
+        Ok(..=MESSAGE_LIMIT) => Ok(line),
+        _ => Err(io::Error::other(TooLong(line.len()))),
+    }
+}
+
 impl Sender {
     /// Sends one message.
     ///
     /// # Errors
-    /// The other side has ended.
+    /// The other side has ended, or the message is too long.
     pub async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
-        let mut line = Zeroizing::new(serde_json::to_vec(message)?);
-        line.push(b'\n');
-        self.0.write_all(&line).await
+        self.write(&line(message)?).await
+    }
+
+    async fn write(&mut self, line: &Line) -> io::Result<()> {
+        self.0.write_all(line).await
     }
 }
 

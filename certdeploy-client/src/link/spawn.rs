@@ -26,8 +26,7 @@ pub fn receiver(account: &Account, line: UnixStream) -> io::Result<tokio::proces
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(line)))
         .process_group(0);
-    account.apply(&mut command);
-    tokio::process::Command::from(command).kill_on_drop(true).spawn()
+    crate::sandbox::start::start(account, command)
 }
 
 /// The receiver's end of the line: its standard input.

@@ -3,20 +3,24 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use certdeploy_common::ssh::key;
-use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuttable;
 use super::gate::Place;
+use super::refusals::{self, Refusals};
 use super::shared::Shared;
 use super::{auth, pump, show};
+use crate::config::pushers::Scope;
 use crate::link::Setup;
 
 /// The library's set-up.
@@ -29,7 +33,8 @@ pub fn config(setup: &Setup) -> io::Result<Config> {
         methods: MethodSet::from([MethodKind::PublicKey].as_slice()),
         auth_rejection_time: Duration::from_secs(1),
         auth_rejection_time_initial: Some(Duration::ZERO),
-        max_auth_attempts: 3,
+        // As OpenSSH: the question for the methods counts, and an agent may offer several keys before the right one.
+        max_auth_attempts: 6,
         keys: vec![host_key],
         preferred: key::preferred(),
         inactivity_timeout: Some(setup.limits.idle_timeout),
@@ -38,7 +43,16 @@ pub fn config(setup: &Setup) -> io::Result<Config> {
     })
 }
 
-/// Serves one connection until its end, or until a limit is reached.
+/// The task that serves the one channel of a connection, once there is one.
+type Pump = Arc<Mutex<Option<JoinHandle<()>>>>;
+
+/// The one channel of a connection, until somebody serves it.
+type Waiting = Arc<Mutex<Option<Channel<Msg>>>>;
+
+/// How long the library may take to end a connection that is cut.
+const CUT: Duration = Duration::from_secs(2);
+
+/// Serves one connection until its end, or until a limit is reached; returns when what it brought is taken care of.
 pub async fn run(
     stream: TcpStream,
     peer: SocketAddr,
@@ -48,86 +62,135 @@ pub async fn run(
     place: Place,
 ) {
     let known = CancellationToken::new();
+    let refused = Arc::new(Refusals::default());
+    let (part, parted) = watch::channel(None);
     let limits = shared.limits.clone();
+    let (pump, channel) = (Pump::default(), Waiting::default());
+    let place = Arc::new(place);
     let handler = Peer {
         shared,
         address: show(peer),
-        place,
+        peer,
+        // The library may be slow to let go of the handler; the place is free when we are done.
+        place: Arc::downgrade(&place),
         known: known.clone(),
+        refused: Arc::clone(&refused),
+        pusher: None,
         cut: cut.clone(),
-        channel: None,
+        parted,
+        channel: Arc::clone(&channel),
         opened: false,
+        pump: Arc::clone(&pump),
     };
-    let stream = Cuttable::new(stream, cut.clone());
+    let entered = Arc::downgrade(&place);
+    let stream = Cuttable::new(stream, cut.clone(), move || _ = entered.upgrade().map(|place| place.begun()));
     let serving = async {
         match russh::server::run_stream(config, stream, handler).await {
             Ok(running) => running.await,
             Err(error) => Err(error),
         }
     };
+    let late = AtomicBool::new(false);
     let watching = async {
         if tokio::time::timeout(limits.login_grace_time, known.cancelled()).await.is_err() {
-            tracing::info!(
-                "Ended connection with {}: not authenticated in {} s",
-                show(peer),
-                limits.login_grace_time.as_secs()
-            );
+            late.store(true, Ordering::Relaxed);
             cut.cancel();
         }
         tokio::time::sleep(limits.session_timeout).await;
         tracing::warn!("Ended connection with {}: it lasted {} s", show(peer), limits.session_timeout.as_secs());
         cut.cancel();
+        std::future::pending::<std::convert::Infallible>().await
     };
-    tokio::pin!(serving, watching);
     let ended = tokio::select! {
-        ended = &mut serving => ended,
-        () = &mut watching => serving.await,
+        ended = serving => ended,
+        never = watching => match never {},
+        () = cut_off(&cut, &channel) => {
+            tracing::warn!("The connection with {} is given up: it does not end by itself", show(peer));
+            Err(russh::Error::Disconnect)
+        }
     };
+    part.send_replace(Some(ended.is_ok() && !cut.is_cancelled()));
     if let Err(error) = ended {
         tracing::debug!("Connection with {} ended: {error}", show(peer));
     }
     if !known.is_cancelled() {
-        tracing::debug!("{} left without authenticating", show(peer));
+        stranger(peer, &refused, late.load(Ordering::Relaxed).then_some(limits.login_grace_time));
     }
+    finished(&pump, peer).await;
+}
+
+/// Returns when a connection that was cut has had its time to end.
+async fn cut_off(cut: &CancellationToken, channel: &Waiting) {
+    cut.cancelled().await;
+    // The library stands still while it has something for a channel that nobody reads.
+    drop(lock(channel).take());
+    tokio::time::sleep(CUT).await;
+}
+
+/// One line about each stranger at most, whatever he tried; `late` is how long he had.
+fn stranger(peer: SocketAddr, refused: &Refusals, late: Option<Duration>) {
+    match (refused.told(), late) {
+        (Some(first), _) => tracing::info!("Refused {} {first}", show(peer)),
+        (None, Some(limit)) => {
+            tracing::info!("Ended connection with {}: not authenticated in {} s", show(peer), limit.as_secs());
+        }
+        (None, None) => tracing::debug!("{} left without authenticating", show(peer)),
+    }
+}
+
+/// Who leaves by a word for the whole connection leaves before the uploads are taken over: waits for that.
+async fn finished(pump: &Pump, peer: SocketAddr) {
+    let pumping = lock(pump).take();
+    if let Some(Err(error)) = async { Some(pumping?.await) }.await {
+        tracing::error!("Cannot finish what {} has uploaded: {error}", show(peer));
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Peer {
     shared: Arc<Shared>,
     address: String,
-    place: Place,
+    peer: SocketAddr,
+    place: Weak<Place>,
     known: CancellationToken,
+    refused: Arc<Refusals>,
+    /// Which pusher it is, and what that may upload, once it has proved who it is.
+    pusher: Option<(usize, Scope)>,
     cut: CancellationToken,
-    channel: Option<Channel<Msg>>,
+    parted: watch::Receiver<Option<bool>>,
+    channel: Waiting,
     opened: bool,
-}
-
-impl Peer {
-    fn is_pusher(&self, user: &str, key: &PublicKey) -> bool {
-        auth::is_pusher(user, key, &self.shared.username, &self.shared.pusher)
-    }
+    pump: Pump,
 }
 
 impl Handler for Peer {
     type Error = russh::Error;
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
-        let allowed = self.is_pusher(user, offer.public_key);
+        let allowed = auth::find(user, offer.public_key, &self.shared.pushers).is_some();
         if !allowed {
-            let fingerprint = key::fingerprint(offer.public_key);
-            tracing::info!(
-                "Refused {} as `{user}` with key {fingerprint}: not the pusher's name and key",
-                self.address
-            );
+            self.refused.note(|| {
+                let (user, key) = (refusals::cut(user), key::fingerprint(offer.public_key));
+                format!("as `{user}` with key {key}: not a pusher's name and key")
+            });
         }
         Ok(auth::verdict(allowed))
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        Ok(auth::verdict(self.is_pusher(user, key.public_key)))
+        let found = auth::find(user, key.public_key, &self.shared.pushers);
+        self.pusher = found.map(|(which, pusher)| (which, pusher.scope.clone()));
+        Ok(auth::verdict(self.pusher.is_some()))
     }
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), Self::Error> {
-        self.place.authenticated();
+        tracing::info!("Got connection from ('{}', {})", self.peer.ip().to_canonical(), self.peer.port());
+        if let (Some(place), Some((which, _))) = (self.place.upgrade(), &self.pusher) {
+            place.authenticated(*which);
+        }
         self.known.cancel();
         Ok(())
     }
@@ -143,20 +206,23 @@ impl Handler for Peer {
             return Ok(());
         }
         self.opened = true;
-        self.channel = Some(channel);
+        *lock(&self.channel) = Some(channel);
         reply.accept().await;
         Ok(())
     }
 
     async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Result<(), Self::Error> {
         let wanted = name == "sftp" && self.known.is_cancelled();
-        match self.channel.take_if(|channel| wanted && channel.id() == id) {
-            Some(channel) => {
+        let channel = lock(&self.channel).take_if(|channel| wanted && channel.id() == id);
+        match (channel, self.pusher.clone()) {
+            (Some(channel), Some((_, scope))) => {
                 session.channel_success(id)?;
-                let (shared, address) = (Arc::clone(&self.shared), self.address.clone());
-                tokio::spawn(pump::run(channel, session.handle(), shared, address, self.cut.clone()));
+                let (address, cut, parted) = (self.address.clone(), self.cut.clone(), self.parted.clone());
+                let peer = pump::Peer { address, scope, cut, parted };
+                let pumping = tokio::spawn(pump::run(channel, session.handle(), Arc::clone(&self.shared), peer));
+                *lock(&self.pump) = Some(pumping);
             }
-            None => session.channel_failure(id)?,
+            _ => session.channel_failure(id)?,
         }
         Ok(())
     }

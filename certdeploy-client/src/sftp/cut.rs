@@ -8,17 +8,37 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+/// The longest identification that a peer may send (RFC 4253, 4.2), in bytes: whoever sends more has begun the key
+/// exchange.
+const IDENTIFICATION: usize = 255;
+
 /// A stream that reads its end and refuses writes once the token is cancelled.
 pub struct Cuttable<S> {
     stream: S,
     token: CancellationToken,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Bytes, while `begun` is there.
+    read: usize,
+    begun: Option<Begun>,
 }
 
+/// What is done once the peer has begun the key exchange.
+type Begun = Box<dyn FnOnce() + Send>;
+
 impl<S> Cuttable<S> {
-    /// Ends `stream` when `token` is cancelled.
-    pub fn new(stream: S, token: CancellationToken) -> Self {
-        Self { stream, cut: Box::pin(token.clone().cancelled_owned()), token }
+    /// Ends `stream` when `token` is cancelled, and calls `begun` when the peer has said more than who it is.
+    pub fn new(stream: S, token: CancellationToken, begun: impl FnOnce() + Send + 'static) -> Self {
+        let cut = Box::pin(token.clone().cancelled_owned());
+        Self { stream, cut, token, read: 0, begun: Some(Box::new(begun)) }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.read = self.read.saturating_add(bytes);
+        if self.read > IDENTIFICATION
+            && let Some(begun) = self.begun.take()
+        {
+            begun();
+        }
     }
 }
 
@@ -27,7 +47,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
         if self.token.is_cancelled() || self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.count(buf.filled().len() - before);
+        polled
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use certdeploy_common::ssh::key::{self, KeyError};
 use certdeploy_common::wire::{Holdings, PushId, Receipt};
-use russh::keys::PublicKey;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::settings::Limits;
+use crate::config::pushers::{Pusher, Scope};
+use crate::config::sftpd::Limits;
 use crate::dir::Dir;
-use crate::link::{Commit, Setup, ToApplier};
+use crate::link::{Commit, PusherLine, Setup, ToApplier};
 
 /// How long the applier is waited for when somebody asks what is held.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -21,10 +21,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub struct Shared {
     /// Where uploads are staged.
     pub incoming: Arc<Dir>,
-    /// The name the pusher logs in with.
-    pub username: String,
-    /// The pusher's key.
-    pub pusher: PublicKey,
+    /// Who may push.
+    pub pushers: Vec<Pusher>,
     /// What peers may call the root by.
     pub source: String,
     /// Limits of connections.
@@ -34,16 +32,20 @@ pub struct Shared {
     holdings: watch::Sender<Arc<Holdings>>,
 }
 
+fn pusher(line: &PusherLine) -> Result<Pusher, KeyError> {
+    let PusherLine { username, key, scope } = line;
+    Ok(Pusher { username: username.clone(), key: key::parse_public(key)?, scope: scope.clone() })
+}
+
 impl Shared {
     /// What connections share, from the set-up.
     ///
     /// # Errors
-    /// The pusher's key is not one; does not happen, the applier has read it.
+    /// A pusher's key is not one; does not happen, the applier has read it.
     pub fn new(incoming: Dir, setup: &Setup, words: mpsc::Sender<ToApplier>) -> Result<Self, KeyError> {
         Ok(Self {
             incoming: Arc::new(incoming),
-            username: setup.username.clone(),
-            pusher: key::parse_public(&setup.pusher)?,
+            pushers: setup.pushers.iter().map(pusher).collect::<Result<_, _>>()?,
             source: setup.source.clone(),
             limits: setup.limits.clone(),
             words,
@@ -89,14 +91,16 @@ impl Shared {
     }
 
     /// What is held: asked anew, because an administrator may have been at it; what was said last if the applier is
-    /// busy.
-    pub async fn holdings(&self) -> Arc<Holdings> {
+    /// busy. Only what `scope` allows.
+    pub async fn holdings(&self, scope: &Scope) -> Holdings {
         let mut said = self.holdings.subscribe();
         said.mark_unchanged();
         if self.words.send(ToApplier::Ask).await.is_ok() {
             let _ = tokio::time::timeout(ANSWER, said.changed()).await;
         }
-        Arc::clone(&said.borrow())
+        let all = Arc::clone(&said.borrow());
+        let shown = all.lineages.iter().filter(|(lineage, _)| scope.allows(lineage));
+        Holdings { lineages: shown.map(|(lineage, held)| (lineage.clone(), held.clone())).collect() }
     }
 
     fn lock_verdicts(&self) -> std::sync::MutexGuard<'_, HashMap<PushId, watch::Sender<Option<Receipt>>>> {

@@ -10,8 +10,10 @@ use russh_sftp::protocol::{
 use russh_sftp::server::Handler;
 use tokio::sync::oneshot;
 
+use super::refusals::{self, Refusals};
 use super::shared::Shared;
 use super::status::No;
+use crate::config::pushers::Scope;
 use crate::link::Commit;
 use crate::staging::files::{Entry, Open};
 use crate::staging::path::{self, PushName, UploadPath};
@@ -22,15 +24,33 @@ use crate::staging::session::{Mode, Session};
 pub struct Verbs {
     shared: Arc<Shared>,
     session: Option<Session>,
+    scope: Scope,
+    refusals: Arc<Refusals>,
     pushes: Vec<PushId>,
     back: Option<oneshot::Sender<Session>>,
 }
 
 impl Verbs {
-    /// Verbs on `session`, which comes back through `back`.
+    /// Verbs on `session`, which comes back through `back`; what is refused is written down in `refusals`.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, session: Session, back: oneshot::Sender<Session>) -> Self {
-        Self { shared, session: Some(session), pushes: Vec::new(), back: Some(back) }
+    pub fn new(
+        shared: Arc<Shared>,
+        session: Session,
+        scope: Scope,
+        refusals: Arc<Refusals>,
+        back: oneshot::Sender<Session>,
+    ) -> Self {
+        Self { shared, session: Some(session), scope, refusals, pushes: Vec::new(), back: Some(back) }
+    }
+
+    /// Writes a refusal down. That a file is not there, or at its end, is none.
+    fn noted<T>(&self, verb: &str, on: &str, done: Result<T, No>) -> Result<T, No> {
+        if let Err(no) = &done
+            && let Some(cause) = no.cause()
+        {
+            self.refusals.note(|| format!("{verb} `{}`: {cause}", refusals::cut(on)));
+        }
+        done
     }
 
     fn session(&mut self) -> Result<&mut Session, No> {
@@ -56,9 +76,29 @@ impl Verbs {
         Ok(result?)
     }
 
+    async fn opened(&mut self, filename: &str, flags: OpenFlags) -> Result<u32, No> {
+        let path = self.path(filename)?;
+        let mode = mode(flags);
+        let found = if mode == Mode::Read { self.open_virtual(&path).await? } else { None };
+        match found {
+            Some(handle) => Ok(handle),
+            None => Ok(self.session()?.open(&path, mode, flags.contains(OpenFlags::APPEND))?),
+        }
+    }
+
+    async fn renamed(&mut self, from: &str, to: &str) -> Result<Option<PushId>, No> {
+        let (from, to) = (self.path(from)?, self.path(to)?);
+        let commits = matches!(from, UploadPath::PushFile(..));
+        self.waiting(move |session| match commits {
+            true => session.commit(&from, &to).map(Some),
+            false => session.rename(&from, &to).map(|()| None),
+        })
+        .await
+    }
+
     async fn open_virtual(&mut self, path: &UploadPath) -> Result<Option<u32>, No> {
         let bytes = match path {
-            UploadPath::Holdings => serde_json::to_vec(self.shared.holdings().await.as_ref()),
+            UploadPath::Holdings => serde_json::to_vec(&self.shared.holdings(&self.scope).await),
             UploadPath::PushFile(push, PushName::Receipt) => {
                 if !self.pushes.contains(push) {
                     return Err(No::missing());
@@ -90,6 +130,18 @@ fn ok(id: u32) -> Status {
     Status { id, status_code: StatusCode::Ok, error_message: "Ok".to_owned(), language_tag: "en-US".to_owned() }
 }
 
+/// Two strings of SSH (RFC 4251, section 5) and nothing after them.
+fn strings(data: &[u8]) -> Option<[String; 2]> {
+    let string = |data: &[u8]| {
+        let (length, rest) = data.split_first_chunk::<4>()?;
+        let (text, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        Some((String::from_utf8(text.to_vec()).ok()?, rest.to_vec()))
+    };
+    let (one, rest) = string(data)?;
+    let (two, rest) = string(&rest)?;
+    rest.is_empty().then_some([one, two])
+}
+
 fn number(handle: &str) -> Result<u32, No> {
     handle.parse().map_err(|_| Refusal::Handle.into())
 }
@@ -114,8 +166,10 @@ fn mode(flags: OpenFlags) -> Mode {
         Mode::Read
     } else if flags.contains(OpenFlags::EXCLUDE) {
         Mode::Create
-    } else if flags.intersects(OpenFlags::TRUNCATE | OpenFlags::CREATE) {
+    } else if flags.contains(OpenFlags::TRUNCATE) {
         Mode::Replace
+    } else if flags.contains(OpenFlags::CREATE) {
+        Mode::Make
     } else {
         Mode::Modify
     }
@@ -125,6 +179,7 @@ impl Handler for Verbs {
     type Error = No;
 
     fn unimplemented(&self) -> No {
+        self.refusals.note(|| "an operation that this program does not know".to_owned());
         No::unsupported()
     }
 
@@ -135,19 +190,15 @@ impl Handler for Verbs {
     }
 
     async fn open(&mut self, id: u32, filename: String, flags: OpenFlags, _: FileAttributes) -> Result<Handle, No> {
-        let path = self.path(&filename)?;
-        let mode = mode(flags);
-        let opened = if mode == Mode::Read { self.open_virtual(&path).await? } else { None };
-        let handle = match opened {
-            Some(handle) => handle,
-            None => self.session()?.open(&path, mode)?,
-        };
+        let opened = self.opened(&filename, flags).await;
+        let handle = self.noted("OPEN", &filename, opened)?;
         Ok(Handle { id, handle: handle.to_string() })
     }
 
     async fn close(&mut self, id: u32, handle: String) -> Result<Status, No> {
         let handle = number(&handle)?;
-        self.waiting(move |session| session.close(handle)).await?;
+        let closed = self.waiting(move |session| session.close(handle)).await;
+        self.noted("CLOSE", "", closed)?;
         Ok(ok(id))
     }
 
@@ -158,13 +209,15 @@ impl Handler for Verbs {
 
     async fn write(&mut self, id: u32, handle: String, offset: u64, data: Vec<u8>) -> Result<Status, No> {
         let data = zeroize::Zeroizing::new(data);
-        self.session()?.handles.write(number(&handle)?, offset, &data)?;
+        let handle = number(&handle)?;
+        let written = self.session()?.handles.write(handle, offset, &data).map_err(No::from);
+        self.noted("WRITE", &format!("at {offset}"), written)?;
         Ok(ok(id))
     }
 
     async fn stat(&mut self, id: u32, path: String) -> Result<Attrs, No> {
-        let path = self.path(&path)?;
-        Ok(Attrs { id, attrs: attributes(self.session()?.stat(&path)?) })
+        let found = self.path(&path).and_then(|path| Ok(self.session()?.stat(&path)?));
+        Ok(Attrs { id, attrs: attributes(self.noted("STAT", &path, found)?) })
     }
 
     async fn lstat(&mut self, id: u32, path: String) -> Result<Attrs, No> {
@@ -176,7 +229,10 @@ impl Handler for Verbs {
     }
 
     /// Modes and times of staged files are ours to choose: agreed to, and not followed.
-    async fn setstat(&mut self, id: u32, path: String, _: FileAttributes) -> Result<Status, No> {
+    async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> Result<Status, No> {
+        if attrs.size.is_some() {
+            return Err(Refusal::Unsupported.into());
+        }
         let path = self.path(&path)?;
         self.session()?.stat(&path)?;
         Ok(ok(id))
@@ -193,8 +249,8 @@ impl Handler for Verbs {
     }
 
     async fn opendir(&mut self, id: u32, path: String) -> Result<Handle, No> {
-        let path = self.path(&path)?;
-        let handle = self.session()?.open_directory(&path)?;
+        let opened = self.path(&path).and_then(|path| Ok(self.session()?.open_directory(&path)?));
+        let handle = self.noted("OPENDIR", &path, opened)?;
         Ok(Handle { id, handle: handle.to_string() })
     }
 
@@ -205,35 +261,49 @@ impl Handler for Verbs {
     }
 
     async fn remove(&mut self, id: u32, filename: String) -> Result<Status, No> {
-        let path = self.path(&filename)?;
-        self.session()?.remove(&path)?;
+        let removed = self.path(&filename).and_then(|path| Ok(self.session()?.remove(&path)?));
+        self.noted("REMOVE", &filename, removed)?;
+        Ok(ok(id))
+    }
+
+    async fn rmdir(&mut self, id: u32, path: String) -> Result<Status, No> {
+        let removed = self.path(&path).and_then(|path| Ok(self.session()?.remove_directory(&path)?));
+        self.noted("RMDIR", &path, removed)?;
         Ok(ok(id))
     }
 
     async fn mkdir(&mut self, id: u32, path: String, _: FileAttributes) -> Result<Status, No> {
-        let path = self.path(&path)?;
-        self.session()?.make_directory(&path)?;
+        let made = self.path(&path).and_then(|path| Ok(self.session()?.make_directory(&path)?));
+        self.noted("MKDIR", &path, made)?;
         Ok(ok(id))
     }
 
-    /// Relative to the root, whatever the peer calls it.
+    /// Relative to the root, whatever the peer calls it; only words, so `cd ..` may go up, and from the root to itself.
     async fn realpath(&mut self, id: u32, path: String) -> Result<Name, No> {
-        let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-        if parts.contains(&"..") {
-            return Err(path::BadPath::Up.into());
+        let mut parts = Vec::new();
+        for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+            if part == ".." {
+                parts.pop();
+            } else {
+                parts.push(part);
+            }
         }
         Ok(Name { id, files: vec![File::dummy(format!("/{}", parts.join("/")))] })
     }
 
     async fn rename(&mut self, id: u32, oldpath: String, newpath: String) -> Result<Status, No> {
-        let (from, to) = (self.path(&oldpath)?, self.path(&newpath)?);
-        let push = self.waiting(move |session| session.commit(&from, &to)).await?;
-        self.pushes.push(push.clone());
-        self.shared.commit(Commit::Push(push)).await;
+        let renamed = self.renamed(&oldpath, &newpath).await;
+        if let Some(push) = self.noted("RENAME", &newpath, renamed)? {
+            self.pushes.push(push.clone());
+            self.shared.commit(Commit::Push(push)).await;
+        }
         Ok(ok(id))
     }
 
-    async fn extended(&mut self, _: u32, _: String, _: Vec<u8>) -> Result<Packet, No> {
-        Err(No::unsupported())
+    /// The one of OpenSSH that `paramiko` asks for without looking whether it is offered.
+    async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> Result<Packet, No> {
+        let words = (request == "posix-rename@openssh.com").then(|| strings(&data)).flatten();
+        let Some([from, to]) = words else { return Err(No::unsupported()) };
+        self.rename(id, from, to).await.map(Packet::Status)
     }
 }

@@ -24,6 +24,8 @@ pub struct Upload {
     pub file: File,
     /// The largest it may grow, in bytes.
     pub limit: u64,
+    /// Whether each write goes to its end, wherever the peer says.
+    pub append: bool,
 }
 
 /// What a name stands for.
@@ -40,19 +42,32 @@ pub enum Entry {
     },
 }
 
+/// The most bytes of virtual files that one session may have open: each is a copy.
+const VIRTUAL_LIMIT: usize = 16 * 1024 * 1024;
+
 /// The handles of one session, never more than its limit.
 #[derive(Debug)]
 pub struct Handles {
     most: usize,
+    /// How many bytes may still be written.
+    left: u64,
+    /// Whether the disk has refused something: what was put is not what was sent.
+    pub(super) torn: bool,
     next: u32,
     open: BTreeMap<u32, Open>,
 }
 
 impl Handles {
-    /// No handles, at most `most` at once.
+    /// No handles, at most `most` at once, and at most `bytes` written through all of them.
     #[must_use]
-    pub fn new(most: u32) -> Self {
-        Self { most: usize::try_from(most).unwrap_or(usize::MAX), next: 0, open: BTreeMap::new() }
+    pub fn new(most: u32, bytes: u64) -> Self {
+        Self {
+            most: usize::try_from(most).unwrap_or(usize::MAX),
+            left: bytes,
+            torn: false,
+            next: 0,
+            open: BTreeMap::new(),
+        }
     }
 
     /// Whether none is open.
@@ -75,6 +90,10 @@ impl Handles {
     /// The limit is reached.
     pub fn open(&mut self, what: Open) -> Result<u32, Refusal> {
         self.room()?;
+        let size = |what: &Open| if let Open::Virtual(bytes) = what { bytes.len() } else { 0 };
+        if size(&what) > 0 && self.open.values().chain([&what]).map(size).sum::<usize>() > VIRTUAL_LIMIT {
+            return Err(Refusal::TooMany("open files"));
+        }
         self.next = self.next.wrapping_add(1);
         self.open.insert(self.next, what);
         Ok(self.next)
@@ -91,14 +110,22 @@ impl Handles {
     /// Writes into an upload.
     ///
     /// # Errors
-    /// No such upload, beyond its limit, or the disk refuses.
-    pub fn write(&self, handle: u32, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
+    /// No such upload, beyond its limit or the session's, or the disk refuses.
+    pub fn write(&mut self, handle: u32, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
         let upload = self.upload(handle)?;
+        let offset = if upload.append { upload.file.metadata().map_err(Refusal::Io)?.len() } else { offset };
         let end = u64::try_from(bytes.len()).ok().and_then(|length| offset.checked_add(length));
         if end.is_none_or(|end| end > upload.limit) {
             return Err(Refusal::TooLarge(upload.limit));
         }
-        upload.file.write_all_at(bytes, offset).map_err(Refusal::Io)
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let left = self.left.checked_sub(length).ok_or(Refusal::TooMany("bytes in one connection"))?;
+        upload.file.write_all_at(bytes, offset).map_err(|error| {
+            self.torn = true;
+            Refusal::Io(error)
+        })?;
+        self.left = left;
+        Ok(())
     }
 
     /// Cuts an upload, as `scp` does after it has written.
@@ -158,5 +185,25 @@ impl Handles {
             Some(Open::Upload(upload)) => Ok(upload),
             Some(Open::Virtual(_) | Open::Listing(_)) | None => Err(Refusal::Handle),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_one_session_writes_or_has_read_to_it_is_bounded() {
+        let mut handles = Handles::new(4, 100_000);
+        let file = tempfile::tempfile().unwrap();
+        let one = handles.open(Open::Upload(Upload { file, limit: 16_384, append: false })).unwrap();
+        // The same file over and over.
+        let written = (0..20).take_while(|_| handles.write(one, 0, &[b'x'; 10_000]).is_ok()).count();
+        assert_eq!(written, 10);
+        let large = || Open::Virtual(vec![0; 9 * 1024 * 1024]);
+        let handle = handles.open(large()).unwrap();
+        assert!(matches!(handles.open(large()), Err(Refusal::TooMany(_))));
+        handles.close(handle).unwrap();
+        handles.open(large()).unwrap();
     }
 }

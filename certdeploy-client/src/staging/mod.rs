@@ -10,6 +10,7 @@
 pub mod files;
 pub mod path;
 pub mod refusal;
+pub mod scope;
 pub mod session;
 pub mod sweep;
 

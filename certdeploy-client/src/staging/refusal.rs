@@ -8,6 +8,9 @@ pub enum Refusal {
     /// There is no such file.
     #[error("no such file")]
     Missing,
+    /// It is there already.
+    #[error("it exists already")]
+    Exists,
     /// Not allowed here.
     #[error("{0}")]
     Denied(String),
@@ -34,5 +37,5 @@ pub(super) fn refusal(error: io::Error) -> Refusal {
     if is(io::ErrorKind::NotFound) {
         return Refusal::Missing;
     }
-    if is(io::ErrorKind::AlreadyExists) { Refusal::Denied("it exists already".to_owned()) } else { Refusal::Io(error) }
+    if is(io::ErrorKind::AlreadyExists) { Refusal::Exists } else { Refusal::Io(error) }
 }

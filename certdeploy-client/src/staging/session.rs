@@ -1,7 +1,9 @@
 //! One peer's staging: each verb of SFTP that means something here, on files below the incoming directory. Blocking;
 //! does not know SFTP's numbers, nor what happens to an upload.
 
-use std::collections::BTreeMap;
+mod plain;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use super::Staged;
 use super::files::{Entry, Handles, Open, Upload};
 use super::path::{PushName, UploadPath};
 use super::refusal::{Refusal, refusal};
+use super::scope;
+use crate::config::pushers::Scope;
 use crate::dir::Dir;
 
 /// How a file is opened.
@@ -26,6 +30,19 @@ pub enum Mode {
     Replace,
     /// The file as it is, for writing.
     Modify,
+    /// The file as it is, or a new one.
+    Make,
+}
+
+/// The most that one peer may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Open files at once.
+    pub handles: u32,
+    /// Lineages and pushes.
+    pub lineages: u32,
+    /// Bytes, all together.
+    pub bytes: u64,
 }
 
 /// One peer's staging. Dropped without [`finish`](Session::finish), its rests stay until the next sweep.
@@ -33,18 +50,20 @@ pub enum Mode {
 pub struct Session {
     incoming: Arc<Dir>,
     max_lineages: usize,
+    scope: Scope,
     id: PushId,
     own: Option<Dir>,
-    lineages: BTreeMap<Lineage, Dir>,
+    lineages: BTreeSet<Lineage>,
     pushes: BTreeMap<PushId, Push>,
     /// The open files.
     pub handles: Handles,
 }
 
-#[derive(Debug)]
-struct Push {
-    directory: Dir,
-    committed: bool,
+/// How far a push is. Its directory is not held: a session may have a thousand, and descriptors are few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Push {
+    Open,
+    Committed,
 }
 
 impl Session {
@@ -52,15 +71,16 @@ impl Session {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn new(incoming: Arc<Dir>, max_handles: u32, max_lineages: u32) -> io::Result<Self> {
+    pub fn new(incoming: Arc<Dir>, most: Most, scope: Scope) -> io::Result<Self> {
         Ok(Self {
             incoming,
-            max_lineages: usize::try_from(max_lineages).unwrap_or(usize::MAX),
+            max_lineages: usize::try_from(most.lineages).unwrap_or(usize::MAX),
+            scope,
             id: PushId::new(key::random()?),
             own: None,
-            lineages: BTreeMap::new(),
+            lineages: BTreeSet::new(),
             pushes: BTreeMap::new(),
-            handles: Handles::new(max_handles),
+            handles: Handles::new(most.handles, most.bytes),
         })
     }
 
@@ -75,12 +95,17 @@ impl Session {
         match path {
             UploadPath::Push(push) => {
                 let directory = self.incoming.make(&push.directory()).map_err(refusal)?;
-                self.pushes.insert(push.clone(), Push { directory, committed: false });
+                // Which lineage it is of is only in its manifest, and the applier reads that, maybe after a restart.
+                scope::write(&directory, &self.scope).map_err(refusal)?;
+                self.pushes.insert(push.clone(), Push::Open);
                 Ok(())
             }
             UploadPath::Lineage(lineage) => {
-                let directory = self.own()?.make(lineage.as_str()).map_err(refusal)?;
-                self.lineages.insert(lineage.clone(), directory);
+                if !self.scope.allows(lineage) {
+                    return Err(Refusal::Denied(scope::refusal(lineage)));
+                }
+                self.own()?.make(lineage.as_str()).map_err(refusal)?;
+                self.lineages.insert(lineage.clone());
                 Ok(())
             }
             UploadPath::Root | UploadPath::Holdings | UploadPath::PushFile(..) | UploadPath::LineageFile(..) => {
@@ -97,16 +122,28 @@ impl Session {
         }
     }
 
+    /// The directory of a lineage that this session has made.
+    fn lineage(&self, lineage: &Lineage) -> Result<Dir, Refusal> {
+        let own = self.own.as_ref().filter(|_| self.lineages.contains(lineage)).ok_or(Refusal::Missing)?;
+        own.child(lineage.as_str()).map_err(refusal)
+    }
+
+    /// The directory of a push that this session has begun, and how far that is.
+    fn push(&self, push: &PushId) -> Result<(Dir, Push), Refusal> {
+        let state = *self.pushes.get(push).ok_or(Refusal::Missing)?;
+        Ok((self.incoming.child(&push.directory()).map_err(refusal)?, state))
+    }
+
     /// `OPEN` of a real file.
     ///
     /// # Errors
     /// It cannot be opened that way.
-    pub fn open(&mut self, path: &UploadPath, mode: Mode) -> Result<u32, Refusal> {
+    pub fn open(&mut self, path: &UploadPath, mode: Mode, append: bool) -> Result<u32, Refusal> {
         self.handles.room()?;
         let (directory, name, limit) = match path {
             UploadPath::PushFile(id, name) => {
-                let push = self.pushes.get_mut(id).ok_or(Refusal::Missing)?;
-                if push.committed || mode == Mode::Modify {
+                let (directory, push) = self.push(id)?;
+                if push == Push::Committed || matches!(mode, Mode::Modify | Mode::Make) {
                     return Err(Refusal::Denied("a push is written once".to_owned()));
                 }
                 let (name, limit) = match name {
@@ -116,11 +153,9 @@ impl Session {
                         return Err(Refusal::Denied("this file cannot be written".to_owned()));
                     }
                 };
-                (&push.directory, name, limit)
+                (directory, name, limit)
             }
-            UploadPath::LineageFile(lineage, file) => {
-                (self.lineages.get(lineage).ok_or(Refusal::Missing)?, file.as_str(), file.limit())
-            }
+            UploadPath::LineageFile(lineage, file) => (self.lineage(lineage)?, file.on_disk(), file.limit()),
             UploadPath::Root | UploadPath::Holdings | UploadPath::Push(_) | UploadPath::Lineage(_) => {
                 return Err(Refusal::Denied("this is a directory".to_owned()));
             }
@@ -130,8 +165,10 @@ impl Session {
             Mode::Create => directory.create(name),
             Mode::Replace => directory.remove_file(name).and_then(|()| directory.create(name)),
             Mode::Modify => directory.existing(name, true),
+            Mode::Make if directory.has(name) => directory.existing(name, true),
+            Mode::Make => directory.create(name),
         };
-        self.handles.open(Open::Upload(Upload { file: file.map_err(refusal)?, limit }))
+        self.handles.open(Open::Upload(Upload { file: file.map_err(refusal)?, limit, append }))
     }
 
     /// `CLOSE`: an upload is on disk when this returns.
@@ -140,7 +177,10 @@ impl Session {
     /// No such handle, or the disk refuses.
     pub fn close(&mut self, handle: u32) -> Result<(), Refusal> {
         match self.handles.close(handle)? {
-            Open::Upload(upload) => upload.file.sync_all().map_err(Refusal::Io),
+            Open::Upload(upload) => upload.file.sync_all().map_err(|error| {
+                self.handles.torn = true;
+                Refusal::Io(error)
+            }),
             Open::Virtual(_) | Open::Listing(_) => Ok(()),
         }
     }
@@ -150,18 +190,16 @@ impl Session {
     /// # Errors
     /// It is not there, as far as this peer is concerned.
     pub fn stat(&self, path: &UploadPath) -> Result<Entry, Refusal> {
-        let file = |directory: Option<&Dir>, name: &str| {
-            let (length, modified) = directory.and_then(|directory| directory.stat(name)).ok_or(Refusal::Missing)?;
+        let file = |directory: Dir, name: &str| {
+            let (length, modified) = directory.stat(name).ok_or(Refusal::Missing)?;
             Ok(Entry::File { length, modified })
         };
         match path {
             UploadPath::Root => Ok(Entry::Directory),
-            UploadPath::Lineage(lineage) if self.lineages.contains_key(lineage) => Ok(Entry::Directory),
+            UploadPath::Lineage(lineage) if self.lineages.contains(lineage) => Ok(Entry::Directory),
             UploadPath::Push(push) if self.pushes.contains_key(push) => Ok(Entry::Directory),
-            UploadPath::LineageFile(lineage, name) => file(self.lineages.get(lineage), name.as_str()),
-            UploadPath::PushFile(push, PushName::File(name)) => {
-                file(self.pushes.get(push).map(|push| &push.directory), name.as_str())
-            }
+            UploadPath::LineageFile(lineage, name) => file(self.lineage(lineage)?, name.on_disk()),
+            UploadPath::PushFile(push, PushName::File(name)) => file(self.push(push)?.0, name.as_str()),
             UploadPath::Lineage(_) | UploadPath::Push(_) | UploadPath::PushFile(..) | UploadPath::Holdings => {
                 Err(Refusal::Missing)
             }
@@ -175,9 +213,9 @@ impl Session {
     pub fn open_directory(&mut self, path: &UploadPath) -> Result<u32, Refusal> {
         let mut entries = vec![(".".to_owned(), Entry::Directory), ("..".to_owned(), Entry::Directory)];
         match path {
-            UploadPath::Root => entries.extend(self.lineages.keys().map(|l| (l.to_string(), Entry::Directory))),
+            UploadPath::Root => entries.extend(self.lineages.iter().map(|l| (l.to_string(), Entry::Directory))),
             UploadPath::Lineage(lineage) => {
-                let directory = self.lineages.get(lineage).ok_or(Refusal::Missing)?;
+                let directory = self.lineage(lineage)?;
                 for name in FileName::ALL {
                     if let Some((length, modified)) = directory.stat(name.as_str()) {
                         entries.push((name.to_string(), Entry::File { length, modified }));
@@ -191,21 +229,7 @@ impl Session {
         self.handles.open(Open::Listing(Some(entries)))
     }
 
-    /// `REMOVE` of a file that this session has put.
-    ///
-    /// # Errors
-    /// It is not this session's, or the disk refuses.
-    pub fn remove(&mut self, path: &UploadPath) -> Result<(), Refusal> {
-        let UploadPath::LineageFile(lineage, name) = path else { return Err(Refusal::Unsupported) };
-        let directory = self.lineages.get(lineage).ok_or(Refusal::Missing)?;
-        if directory.has(name.as_str()) {
-            directory.remove_file(name.as_str()).map_err(refusal)
-        } else {
-            Err(Refusal::Missing)
-        }
-    }
-
-    /// `RENAME`: only the one that commits a push. The upload is durable when this returns.
+    /// The `RENAME` that commits a push. The upload is durable when this returns.
     ///
     /// # Errors
     /// Not that rename, not complete, or the disk refuses.
@@ -221,15 +245,15 @@ impl Session {
         if !self.handles.is_empty() {
             return Err(Refusal::Denied("a file of the push is still open".to_owned()));
         }
-        let push = self.pushes.get_mut(id).ok_or(Refusal::Missing)?;
-        if push.committed {
+        let (directory, push) = self.push(id)?;
+        if push == Push::Committed {
             return Err(Refusal::Denied("the push is complete already".to_owned()));
         }
         // The names of the files first: what the manifest promises must be there when it is.
-        push.directory.sync().map_err(refusal)?;
-        push.directory.rename(layout::MANIFEST_PART, &push.directory, layout::MANIFEST).map_err(refusal)?;
-        push.directory.sync().and_then(|()| self.incoming.sync()).map_err(refusal)?;
-        push.committed = true;
+        directory.sync().map_err(refusal)?;
+        directory.rename(layout::MANIFEST_PART, &directory, layout::MANIFEST).map_err(refusal)?;
+        directory.sync().and_then(|()| self.incoming.sync()).map_err(refusal)?;
+        self.pushes.insert(id.clone(), Push::Committed);
         Ok(id.clone())
     }
 
@@ -237,11 +261,14 @@ impl Session {
     /// rename; returned are these lineages. Everything else that is not complete goes.
     pub fn finish(mut self, clean: bool) -> Vec<Lineage> {
         let mut complete = Vec::new();
-        let whole = clean && self.handles.is_empty();
         if let Some(own) = self.own.take() {
-            for (lineage, directory) in std::mem::take(&mut self.lineages) {
-                let any = FileName::ALL.into_iter().any(|name| directory.has(name.as_str()));
-                if !(whole && any) {
+            for lineage in std::mem::take(&mut self.lineages) {
+                let Ok(directory) = own.child(lineage.as_str()) else { continue };
+                if !FileName::ALL.into_iter().any(|name| plain::has(&directory, name)) {
+                    continue;
+                }
+                if let Some(why) = self.not_whole(&directory, clean) {
+                    tracing::warn!("Dropped the upload of {lineage}: {why}");
                     continue;
                 }
                 match self.complete(&own, &lineage, &directory) {
@@ -252,7 +279,7 @@ impl Session {
             self.discard(&Staged::session(&self.id));
         }
         for (id, push) in &self.pushes {
-            if !push.committed {
+            if *push == Push::Open {
                 self.discard(&id.directory());
             }
         }
@@ -286,10 +313,12 @@ mod tests {
         session: Session,
     }
 
+    const MOST: Most = Most { handles: 2, lineages: 4, bytes: 100_000 };
+
     fn place() -> Place {
         let temp = tempfile::tempdir().unwrap();
         let incoming = Arc::new(Dir::open(temp.path()).unwrap());
-        Place { session: Session::new(incoming, 2, 4).unwrap(), temp }
+        Place { session: Session::new(incoming, MOST, Scope::All).unwrap(), temp }
     }
 
     fn path(text: &str) -> UploadPath {
@@ -304,7 +333,7 @@ mod tests {
     }
 
     fn put(session: &mut Session, name: &str, text: &str) {
-        let handle = session.open(&path(name), Mode::Replace).unwrap();
+        let handle = session.open(&path(name), Mode::Replace, false).unwrap();
         session.handles.write(handle, 0, text.as_bytes()).unwrap();
         session.close(handle).unwrap();
     }
@@ -316,7 +345,7 @@ mod tests {
             session.make_directory(&path("a.example")).unwrap();
             put(&mut session, "a.example/fullchain.pem", "x");
             if open {
-                session.open(&path("a.example/privkey.pem"), Mode::Create).unwrap();
+                session.open(&path("a.example/privkey.pem"), Mode::Create, false).unwrap();
             }
             assert_eq!(session.finish(clean).len(), want);
             assert_eq!(names(&temp).len(), want, "clean {clean} open {open}");
@@ -332,7 +361,7 @@ mod tests {
         put(&mut session, &id.path("privkey.pem"), "key");
         put(&mut session, &id.path(layout::MANIFEST_PART), "{}");
         assert_eq!(session.commit(&at(layout::MANIFEST_PART), &at(layout::MANIFEST)).unwrap(), id);
-        assert!(session.open(&at("privkey.pem"), Mode::Replace).is_err());
+        assert!(session.open(&at("privkey.pem"), Mode::Replace, false).is_err());
         assert!(session.commit(&at(layout::MANIFEST_PART), &at(layout::MANIFEST)).is_err());
         assert!(session.finish(false).is_empty());
         assert_eq!(names(&temp), [id.directory()]);
@@ -342,11 +371,11 @@ mod tests {
     fn limits_hold() {
         let Place { temp: _temp, mut session } = place();
         session.make_directory(&path("a.example")).unwrap();
-        let one = session.open(&path("a.example/privkey.pem"), Mode::Create).unwrap();
+        let one = session.open(&path("a.example/privkey.pem"), Mode::Create, false).unwrap();
         assert!(matches!(session.handles.write(one, 16 * 1024, b"x"), Err(Refusal::TooLarge(16384))));
         assert!(matches!(session.handles.write(one, u64::MAX, b"x"), Err(Refusal::TooLarge(16384))));
-        session.open(&path("a.example/cert.pem"), Mode::Create).unwrap();
-        assert!(matches!(session.open(&path("a.example/chain.pem"), Mode::Create), Err(Refusal::TooMany(_))));
+        session.open(&path("a.example/cert.pem"), Mode::Create, false).unwrap();
+        assert!(matches!(session.open(&path("a.example/chain.pem"), Mode::Create, false), Err(Refusal::TooMany(_))));
         for name in ["b", "c", "d"] {
             session.make_directory(&path(name)).unwrap();
         }
@@ -358,8 +387,8 @@ mod tests {
         let Place { temp, mut session } = place();
         session.make_directory(&path("a.example")).unwrap();
         put(&mut session, "a.example/privkey.pem", "key");
-        assert!(matches!(session.open(&path("a.example/privkey.pem"), Mode::Read), Err(Refusal::Denied(_))));
-        let other = Session::new(Arc::new(Dir::open(temp.path()).unwrap()), 2, 4).unwrap();
+        assert!(matches!(session.open(&path("a.example/privkey.pem"), Mode::Read, false), Err(Refusal::Denied(_))));
+        let other = Session::new(Arc::new(Dir::open(temp.path()).unwrap()), MOST, Scope::All).unwrap();
         assert!(matches!(other.stat(&path("a.example")), Err(Refusal::Missing)));
         assert_eq!(session.stat(&path("a.example")).unwrap(), Entry::Directory);
     }

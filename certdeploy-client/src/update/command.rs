@@ -14,16 +14,25 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
+use super::said::{Said, last_line};
 use crate::account::Account;
 
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// It cannot be started.
-    #[error("cannot start it: {0}")]
-    Start(io::Error),
+    #[error("cannot start it: {source}{hint}")]
+    Start {
+        /// Why.
+        source: io::Error,
+        /// What the kernel's word means here; may be empty.
+        hint: String,
+    },
+    /// Its end cannot be waited for.
+    #[error("it cannot be waited for: {0}")]
+    Wait(io::Error),
     /// It ended badly.
-    #[error("it {}{}", how(*.status), tail(.output))]
+    #[error("it {}{}", how(*.status), last_line(.output))]
     Failed {
         /// Its status.
         status: ExitStatus,
@@ -31,7 +40,7 @@ pub enum CommandError {
         output: String,
     },
     /// It took too long and was killed with all it had started in its process group.
-    #[error("it was killed after {} s{}", .limit.as_secs(), tail(.output))]
+    #[error("it was killed after {} s{}", .limit.as_secs(), last_line(.output))]
     TimedOut {
         /// The limit.
         limit: Duration,
@@ -40,14 +49,14 @@ pub enum CommandError {
     },
 }
 
-/// The most output that is kept, in bytes; the rest is read and thrown away.
+/// How much of the end of each output is kept, in bytes; the rest is read and thrown away.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 /// How long a process group may take to end after SIGTERM.
 const MERCY: Duration = Duration::from_secs(2);
 /// How long the output is waited for after the command itself has ended: a daemon it left behind may keep it open.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How often a text file that is still busy (ETXTBSY: just written) is tried.
-const BUSY_TRIES: u32 = 5;
+const BUSY_TRIES: u32 = 20;
 
 /// What a command gets beside its arguments.
 #[derive(Debug, Clone, Default)]
@@ -97,9 +106,11 @@ pub async fn run(
     if let Some(directory) = &surroundings.directory {
         command.current_dir(directory);
     }
-    let mut child = start(&mut command).await?;
+    let unstarted = |source| CommandError::Start { hint: hint(program, surroundings, &source), source };
+    let mut child = start(&mut command).await.map_err(unstarted)?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let guard = Guard(group);
+    let (mut out, mut err) = (Said::new(OUTPUT_LIMIT), Said::new(OUTPUT_LIMIT));
     let ended = {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let reading = async { tokio::join!(collect(stdout, &mut out), collect(stderr, &mut err)) };
@@ -118,22 +129,91 @@ pub async fn run(
         }
         ended
     };
-    let output = format!("{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
+    guard.disarm();
+    let output = format!("{}{}", out.text(), err.text());
     tracing::debug!("{} said: {output}", program.display());
-    match ended.map_err(CommandError::Start)? {
+    match ended.map_err(CommandError::Wait)? {
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(CommandError::Failed { status, output }),
         None => Err(CommandError::TimedOut { limit: limit.unwrap_or_default(), output }),
     }
 }
 
-/// What a child must not inherit: our own variables, certbot's, and systemd's for this process alone.
-fn is_ours(name: &str) -> bool {
-    ["CERTDEPLOY_", "CERTDEPOLY_", "RENEWED_", "LISTEN_", "WATCHDOG_"].iter().any(|prefix| name.starts_with(prefix))
-        || name == "NOTIFY_SOCKET"
+/// Ends a process group whose end nobody waits for any more. What a command that has ended leaves behind is not touched.
+struct Guard(Option<Pid>);
+
+impl Guard {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
 }
 
-async fn start(command: &mut Command) -> Result<Child, CommandError> {
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// What a child must not inherit: our own variables, certbot's, and systemd's for this process alone.
+fn is_ours(name: &str) -> bool {
+    const FAMILIES: [&str; 8] = [
+        "CERTDEPLOY_",
+        "CERTDEPOLY_",
+        "RENEWED_",
+        "LISTEN_",
+        "WATCHDOG_",
+        "MEMORY_PRESSURE_",
+        // The DNS provider's credentials, where server and client share an environment.
+        "LEXICON_",
+        "FDSTORE",
+    ];
+    // systemd.exec(5), "Environment variables set or propagated by the service manager".
+    const SYSTEMD: [&str; 10] = [
+        "NOTIFY_SOCKET",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "CREDENTIALS_DIRECTORY",
+        "SYSTEMD_EXEC_PID",
+        "MAINPID",
+        "MANAGERPID",
+        "MONITOR_SERVICE_RESULT",
+        "TRIGGER_UNIT",
+        "PIDFILE",
+    ];
+    FAMILIES.iter().any(|prefix| name.starts_with(prefix)) || SYSTEMD.contains(&name)
+}
+
+/// The kernel has one word for several faults, and a strange one for a common fault.
+fn hint(program: &Path, surroundings: &Surroundings, error: &io::Error) -> String {
+    if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
+        return "; it is no program: a script begins with `#!` and its interpreter, like `#!/bin/sh`".to_owned();
+    }
+    if error.kind() == io::ErrorKind::ExecutableFileBusy {
+        return "; somebody has it open for writing".to_owned();
+    }
+    if error.kind() != io::ErrorKind::NotFound {
+        return String::new();
+    }
+    if surroundings.directory.as_ref().is_some_and(|directory| !directory.is_dir()) {
+        return "; its `cwd` is missing".to_owned();
+    }
+    interpreter(program).map(|name| format!("; its interpreter `{name}` is missing")).unwrap_or_default()
+}
+
+/// What the first line of a script names.
+fn interpreter(program: &Path) -> Option<String> {
+    let mut head = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(program).ok()?, 256), &mut head).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    // A carriage return at its end is a fault that nobody sees, so it is shown.
+    let word =
+        String::from_utf8_lossy(line).trim_matches([' ', '\t']).split([' ', '\t']).next()?.escape_default().to_string();
+    Some(word)
+}
+
+async fn start(command: &mut Command) -> io::Result<Child> {
     let mut tries = 0;
     loop {
         match spawn(command) {
@@ -141,7 +221,7 @@ async fn start(command: &mut Command) -> Result<Child, CommandError> {
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            other => return other.map_err(CommandError::Start),
+            other => return other,
         }
     }
 }
@@ -177,12 +257,11 @@ async fn wait(child: &mut Child, limit: Option<Duration>, group: Option<Pid>) ->
     Ok(None)
 }
 
-async fn collect(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+async fn collect(from: Option<impl AsyncRead + Unpin>, into: &mut Said) {
     let Some(mut from) = from else { return };
     let mut chunk = vec![0; 8192];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
-        let room = OUTPUT_LIMIT.saturating_sub(into.len());
-        into.extend(chunk.iter().take(read.min(room)));
+        into.add(chunk.get(..read).unwrap_or_default());
     }
 }
 
@@ -192,11 +271,6 @@ fn how(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
     }
-}
-
-fn tail(output: &str) -> String {
-    let last = output.trim_end().lines().last().unwrap_or_default();
-    if last.is_empty() { String::new() } else { format!("; it last said: {last}") }
 }
 
 #[cfg(test)]
@@ -249,9 +323,18 @@ mod tests {
 
     #[test]
     fn nothing_of_ours_is_inherited() {
-        for name in ["CERTDEPLOY_CLIENT_CONFIG", "NOTIFY_SOCKET", "LISTEN_FDS", "RENEWED_LINEAGE", "WATCHDOG_USEC"] {
+        for name in [
+            "CERTDEPLOY_CLIENT_CONFIG",
+            "NOTIFY_SOCKET",
+            "LISTEN_FDS",
+            "RENEWED_LINEAGE",
+            "WATCHDOG_USEC",
+            "CREDENTIALS_DIRECTORY",
+            "INVOCATION_ID",
+            "LEXICON_TOKEN",
+        ] {
             assert!(is_ours(name), "{name}");
         }
-        assert!(!is_ours("PATH") && !is_ours("LEXICON_TOKEN"));
+        assert!(!is_ours("PATH") && !is_ours("TOKEN") && !is_ours("LOGS_DIRECTORY"));
     }
 }

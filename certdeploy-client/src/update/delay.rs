@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Debounce {
     delay: i64,
     due: Option<i64>,
-    retry: Option<i64>,
+    retry: Option<(i64, Turn)>,
 }
 
 /// What a turn is for.
@@ -38,30 +38,38 @@ impl Debounce {
         self.due = Some(self.due.map_or(due, |own| own.max(due)));
     }
 
-    /// What failed is to run again at `at`, whatever is deployed meanwhile.
-    pub fn retry(&mut self, at: i64) {
-        self.retry = Some(at);
+    /// Another try is due at `at`, whatever is deployed meanwhile.
+    pub fn retry(&mut self, at: i64, turn: Turn) {
+        self.retry = Some((at, turn));
+    }
+
+    /// Another delay holds from now on. The next try stays; what is owed is to be said anew.
+    pub fn renew(&mut self, delay: Duration) {
+        *self = Self { retry: self.retry, ..Self::new(delay) };
+    }
+
+    /// The clock was set by so many seconds: what waits goes on waiting for as long as before.
+    pub fn shift(&mut self, by: i64) {
+        let due = self.due.as_mut().into_iter();
+        for at in due.chain(self.retry.as_mut().map(|(at, _)| at)) {
+            *at = at.saturating_add(by);
+        }
     }
 
     /// When the next turn comes, if any does.
     #[must_use]
     pub fn due(&self) -> Option<i64> {
-        [self.due, self.retry].into_iter().flatten().min()
+        [self.due, self.retry.map(|(at, _)| at)].into_iter().flatten().min()
     }
 
     /// Takes the turn that has come, if any has; one that is for everything is for what failed too.
     #[must_use]
     pub fn take(&mut self, now: i64) -> Option<Turn> {
-        let come = |at: Option<i64>| at.is_some_and(|at| at <= now);
-        if come(self.due) {
+        if self.due.is_some_and(|due| due <= now) {
             (self.due, self.retry) = (None, None);
-            Some(Turn::Owed)
-        } else if come(self.retry) {
-            self.retry = None;
-            Some(Turn::Failed)
-        } else {
-            None
+            return Some(Turn::Owed);
         }
+        self.retry.take_if(|(at, _)| *at <= now).map(|(_, turn)| turn)
     }
 }
 
@@ -91,11 +99,26 @@ mod tests {
     fn a_pause_after_a_failure_does_not_hold_up_what_was_deployed_meanwhile() {
         let mut debounce = Debounce::new(Duration::from_secs(10));
         debounce.deployed(100);
-        debounce.retry(3700);
+        debounce.retry(3700, Turn::Failed);
         assert_eq!((debounce.due(), debounce.take(110), debounce.due()), (Some(110), Some(Turn::Owed), None));
         debounce.deployed(200);
-        debounce.retry(205);
+        debounce.retry(205, Turn::Failed);
         assert_eq!((debounce.take(205), debounce.due()), (Some(Turn::Failed), Some(210)));
+        debounce.retry(300, Turn::Owed);
+        debounce.renew(Duration::from_secs(20));
+        assert_eq!((debounce.due(), debounce.take(299), debounce.take(300)), (Some(300), None, Some(Turn::Owed)));
+        assert_eq!(debounce.deployed(400), 420);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_changes_no_pause() {
+        let mut debounce = Debounce::new(Duration::from_secs(10));
+        debounce.shift(-86_400);
+        assert_eq!(debounce.due(), None);
+        debounce.deployed(100_000);
+        debounce.retry(100_005, Turn::Failed);
+        debounce.shift(-86_400);
+        assert_eq!((debounce.take(13_605), debounce.due()), (Some(Turn::Failed), Some(13_610)));
     }
 
     #[test]

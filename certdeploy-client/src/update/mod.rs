@@ -3,8 +3,10 @@
 pub mod command;
 pub mod delay;
 pub mod docker;
+mod error;
 pub mod ledger;
 pub mod rc;
+mod said;
 pub mod script;
 pub mod systemd;
 
@@ -12,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use certdeploy_common::cert::{Digest, Domain, Lineage};
+
+pub use error::UpdateError;
 
 /// One thing that is updated. A closed set, one file each.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub enum Updater {
     Container(docker::container::Container),
     /// Services of a Docker swarm.
     Service(docker::service::Service),
+    /// A secret of a Docker swarm.
+    Secret(docker::secret::Secret),
 }
 
 /// An entry of `update_services`.
@@ -82,14 +88,15 @@ impl Entry {
         match &self.updater {
             Updater::Unit(unit) => format!("systemd {} {}", unit.name, unit.action.as_str()),
             Updater::Rc(service) => format!("rc {} {}", service.name, service.action.as_str()),
-            Updater::Script(script) if script.args.is_empty() => format!("script {}", script.path.display()),
-            // Arguments may say too much for a log, but two calls of one script are two entries.
-            Updater::Script(script) => {
-                let args = Digest::of(script.args.join("\0").as_bytes());
-                format!("script {} {}", script.path.display(), args.as_str().get(..8).unwrap_or_default())
+            Updater::Script(script) => match script.id() {
+                Some(how) => format!("script {} {how}", script.path.display()),
+                None => format!("script {}", script.path.display()),
+            },
+            Updater::Container(container) => {
+                format!("docker_container {} {}", container.selection, container.action.id())
             }
-            Updater::Container(container) => format!("docker_container {}", container.selection),
             Updater::Service(service) => format!("docker_service {}", service.selection),
+            Updater::Secret(secret) => format!("docker_secret {}", secret.name),
         }
     }
 }
@@ -103,15 +110,37 @@ pub struct Batch {
     pub lineages: BTreeMap<Lineage, Due>,
 }
 
+impl Batch {
+    /// Of the things that an entry means, those that are due; `None` is all. What is due for one lineage is due.
+    fn parts(&self, id: &str) -> Option<BTreeSet<String>> {
+        let each = self.lineages.values().map(|due| due.parts.get(id).filter(|parts| !parts.is_empty()));
+        let all: Option<Vec<&BTreeSet<String>>> = each.collect();
+        all.map(|parts| parts.into_iter().flatten().cloned().collect())
+    }
+
+    /// Of the things that an entry means, those that failed and have not gone well since: they may lie still.
+    fn fallen(&self, id: &str) -> BTreeSet<String> {
+        self.lineages.values().filter_map(|due| due.fallen.get(id)).flatten().cloned().collect()
+    }
+}
+
 /// What is due for one lineage.
 #[derive(Debug, Clone)]
 pub struct Due {
     /// Its current generation.
     pub generation: u64,
+    /// The directory of this generation, inside the lineage's.
+    pub folder: String,
+    /// The serial number of its certificate, in hex; empty without one.
+    pub serial: String,
     /// The names of its certificate.
     pub names: BTreeSet<Domain>,
     /// The entries that are due, by [`Entry::id`]; `None` is all.
     pub entries: Option<BTreeSet<String>>,
+    /// Of an entry that means several things, those that are due; without a word about it, all.
+    pub parts: BTreeMap<String, BTreeSet<String>>,
+    /// Of an entry that means several things, those that failed and have not gone well since.
+    pub fallen: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// An entry that failed, or was not run because an earlier one failed.
@@ -121,91 +150,74 @@ pub struct Failure {
     pub entry: String,
     /// The lineages that it was run for.
     pub lineages: BTreeSet<Lineage>,
+    /// Of several things that it means, those that failed; empty is all.
+    pub parts: BTreeSet<String>,
     /// Why.
     pub reason: String,
     /// Whether the generation before is wanted back.
     pub rollback: bool,
 }
 
-/// Why an update failed.
-#[derive(Debug, thiserror::Error)]
-pub enum UpdateError {
-    /// A script.
-    #[error("ScriptError: Script {} failed to update: {source}", path.display())]
-    Script {
-        /// The executable.
-        path: PathBuf,
-        /// Why.
-        source: command::CommandError,
-    },
-    /// The check of an entry.
-    #[error("CheckError: `{}` failed, so `{entry}` was not touched: {source}", path.display())]
-    Check {
-        /// The check.
-        path: PathBuf,
-        /// The entry's id.
-        entry: String,
-        /// Why.
-        source: command::CommandError,
-    },
-    /// A unit.
-    #[error("SystemdError: Failed to {action} {name}: {source}")]
-    Systemd {
-        /// The unit.
-        name: String,
-        /// What was to be done.
-        action: &'static str,
-        /// Why.
-        source: systemd::SystemdError,
-    },
-    /// A service.
-    #[error("RcError: Failed to {action} {name}: {source}")]
-    Rc {
-        /// The service.
-        name: String,
-        /// What was to be done.
-        action: &'static str,
-        /// Why.
-        source: command::CommandError,
-    },
-    /// Containers or services.
-    #[error("DockerError: Failed to update {what} {name}: {source}")]
-    Docker {
-        /// Which kind.
-        what: &'static str,
-        /// Which.
-        name: String,
-        /// Why.
-        source: docker::DockerError,
-    },
+/// What is due of entries that there are. One that is not known, because the config or the way we call it has changed,
+/// may be any of them: all are due.
+fn known(entries: &[Entry], batch: &Batch) -> Batch {
+    let ids: BTreeSet<String> = entries.iter().map(Entry::id).collect();
+    let mut batch = batch.clone();
+    for due in batch.lineages.values_mut() {
+        if due.entries.take_if(|entries| !entries.is_subset(&ids)).is_some() {
+            due.parts.clear();
+        }
+    }
+    batch
+}
+
+/// A few digits that tell these words from others: words may say too much for a log.
+fn digest<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    // Each with its length: no two lists are one text.
+    let text: String = words.into_iter().map(|word| format!("{}:{word}", word.len())).collect();
+    Digest::of(text.as_bytes()).as_str().chars().take(8).collect()
 }
 
 /// Runs all entries in the order of the config, each once for what of the batch concerns it. With `fail_fast` the first
 /// failure is the last that is run; the others fail with it. Returns the failures.
 pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failure> {
-    tracing::debug!("Updating services");
+    if batch.lineages.is_empty() {
+        return Vec::new();
+    }
+    tracing::info!("Updating services");
     let mut failures: Vec<Failure> = Vec::new();
+    let batch = known(entries, batch);
     for entry in entries {
         let id = entry.id();
-        let Some(own) = entry.only.of(&id, batch) else { continue };
-        let skipped = fail_fast && !failures.is_empty();
-        let outcome = if skipped {
-            Err("not run, because an earlier one failed (fail_fast)".to_owned())
-        } else {
-            update(entry, &own).await.map_err(|error| {
-                tracing::error!("{error}");
-                error.to_string()
-            })
-        };
-        if let Err(reason) = outcome {
-            let rollback = !skipped && entry.on_failure == OnFailure::Rollback;
-            failures.push(Failure { entry: id, lineages: own.lineages.into_keys().collect(), reason, rollback });
+        let Some(own) = entry.only.of(&id, &batch) else { continue };
+        if fail_fast && !failures.is_empty() {
+            let reason = "not run, because an earlier one failed (fail_fast)".to_owned();
+            let (lineages, parts) = (own.lineages.into_keys().collect(), BTreeSet::new());
+            failures.push(Failure { entry: id, lineages, parts, reason, rollback: false });
+        } else if let Err(error) = update(entry, &own).await {
+            tracing::error!("{error}");
+            failures.push(failure(entry, own, &error));
         }
     }
     if failures.is_empty() {
         tracing::info!("Updated services");
     }
     failures
+}
+
+fn failure(entry: &Entry, own: Batch, error: &UpdateError) -> Failure {
+    let parts = error.parts();
+    let mut lineages: BTreeSet<Lineage> = own.lineages.into_keys().collect();
+    if matches!(entry.updater, Updater::Secret(_)) && !parts.is_empty() {
+        // Each lineage has a secret of its own.
+        lineages.retain(|lineage| parts.contains(lineage.as_str()));
+    }
+    let wanted = entry.on_failure == OnFailure::Rollback;
+    let rollback = wanted && error.blames_files();
+    if wanted && !rollback {
+        tracing::warn!("Not rolled back: nobody could be asked, so the new files are not to blame");
+    }
+    Failure { entry: entry.id(), lineages, parts, reason: ledger::cut(&error.to_string()), rollback }
 }
 
 async fn update(entry: &Entry, batch: &Batch) -> Result<(), UpdateError> {
@@ -220,8 +232,12 @@ async fn update(entry: &Entry, batch: &Batch) -> Result<(), UpdateError> {
         Updater::Unit(unit) => systemd::run(unit).await,
         Updater::Rc(service) => rc::run(service).await,
         Updater::Script(script) => script::run(script, batch).await,
-        Updater::Container(container) => docker::container::run(container).await,
-        Updater::Service(service) => docker::service::run(service).await,
+        Updater::Container(container) => {
+            let id = entry.id();
+            docker::container::run(container, batch.parts(&id).as_ref(), &batch.fallen(&id)).await
+        }
+        Updater::Service(service) => docker::service::run(service, batch.parts(&entry.id()).as_ref()).await,
+        Updater::Secret(secret) => docker::secret::run(secret, batch).await,
     }
 }
 
@@ -234,7 +250,15 @@ mod tests {
         let names = |text: &[&str]| text.iter().map(|name| name.parse().unwrap()).collect();
         let due = |text: &[&str], entry: Option<&str>| {
             let entries = entry.map(|entry| BTreeSet::from([entry.to_owned()]));
-            Due { generation: 1, names: names(text), entries }
+            Due {
+                generation: 1,
+                folder: ".gen-1".into(),
+                serial: "1".into(),
+                names: names(text),
+                entries,
+                parts: BTreeMap::new(),
+                fallen: BTreeMap::new(),
+            }
         };
         let batch = Batch {
             destination: "/d".into(),
@@ -256,5 +280,55 @@ mod tests {
         assert_eq!(of(&["b"], &["a.example"]).as_deref(), Some("a b"));
         assert_eq!(of(&["c"], &["c.example"]), None);
         assert_eq!(Only::default().of("script /y", &batch).unwrap().lineages.len(), 1, "only what failed is run again");
+    }
+
+    fn script(change: impl FnOnce(&mut script::Script)) -> Entry {
+        let (args, env) = (Vec::new(), Vec::new());
+        let mut script = script::Script { path: "/x".into(), args, env, cwd: None, user: None, timeout: None };
+        change(&mut script);
+        let (only, on_failure) = (Only::default(), OnFailure::Keep);
+        Entry { updater: Updater::Script(script), only, check: None, on_failure }
+    }
+
+    #[test]
+    fn two_ways_of_one_thing_are_two_entries() {
+        let root = crate::account::Account::named("root");
+        let all = [
+            script(|_| {}),
+            script(|script| script.args = vec!["a".into(), "b".into()]),
+            script(|script| script.args = vec!["ab".into()]),
+            script(|script| script.env = vec![("a".into(), "b".into())]),
+            script(|script| script.cwd = Some("/".into())),
+            script(|script| script.user = root),
+        ];
+        let ids: BTreeSet<String> = all.iter().map(Entry::id).collect();
+        assert_eq!(ids.len(), all.len(), "{ids:?}");
+        assert!(ids.contains("script /x"), "{ids:?}");
+        use docker::container::Action;
+        use docker::signal::Signal;
+        let actions = [
+            Action::Restart,
+            Action::Stop,
+            Action::Signal(Signal::parse("HUP").unwrap()),
+            Action::Exec(vec!["pw".into()]),
+        ];
+        let ids: Vec<String> = actions.iter().map(Action::id).collect();
+        assert_eq!(ids[..3], ["restart", "stop", "signal HUP"]);
+        assert!(ids[3].starts_with("exec ") && !ids[3].contains("pw"), "{ids:?}");
+    }
+
+    #[test]
+    fn an_entry_that_is_not_known_makes_all_due() {
+        let due = |entry: &str| {
+            let entries = Some(BTreeSet::from([entry.to_owned()]));
+            let names = BTreeSet::new();
+            let (folder, serial) = (".gen-1".into(), "1".into());
+            Due { generation: 1, folder, serial, names, entries, parts: BTreeMap::new(), fallen: BTreeMap::new() }
+        };
+        let lineages =
+            [("a".parse().unwrap(), due("script /x")), ("b".parse().unwrap(), due("docker_container name=old"))];
+        let batch = known(&[script(|_| {})], &Batch { destination: "/d".into(), lineages: lineages.into() });
+        let left: Vec<bool> = batch.lineages.values().map(|due| due.entries.is_some()).collect();
+        assert_eq!(left, [true, false]);
     }
 }

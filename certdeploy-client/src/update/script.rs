@@ -25,6 +25,19 @@ pub struct Script {
     pub timeout: Option<Duration>,
 }
 
+impl Script {
+    /// Tells two ways of calling one executable apart; `None`: just so.
+    pub(super) fn id(&self) -> Option<String> {
+        let Self { path: _, args, env, cwd, user, timeout: _ } = self;
+        let cwd = cwd.as_ref().map(|cwd| cwd.display().to_string());
+        let env = env.iter().flat_map(|(name, value)| ["env", name, value]);
+        let words = args.iter().flat_map(|arg| ["arg", arg]).chain(env);
+        let words = words.chain(cwd.iter().flat_map(|cwd| ["cwd", cwd]));
+        let words: Vec<&str> = words.chain(user.iter().flat_map(|user| ["user", &user.name])).collect();
+        (!words.is_empty()).then(|| super::digest(words))
+    }
+}
+
 /// Runs the script and waits for it.
 ///
 /// # Errors
@@ -77,7 +90,15 @@ mod tests {
     #[test]
     fn a_script_learns_all_lineages_and_certbot_s_words_for_the_first() {
         let names = |text: &[&str]| text.iter().map(|name| name.parse().unwrap()).collect();
-        let due = |names| Due { generation: 1, names, entries: None };
+        let due = |names| Due {
+            generation: 1,
+            folder: String::new(),
+            serial: String::new(),
+            names,
+            entries: None,
+            parts: std::collections::BTreeMap::new(),
+            fallen: std::collections::BTreeMap::new(),
+        };
         let batch = Batch {
             destination: "/d".into(),
             lineages: [

@@ -2,13 +2,14 @@
 //! nothing is called restarted that was not. With `systemd_exec` that executable is run instead.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use zbus::OwnedObjectPath;
 
 use super::UpdateError;
 use super::command::{self, CommandError, Surroundings};
+use super::said::cut;
 
 /// A unit and what to do with it.
 #[derive(Debug, Clone)]
@@ -77,8 +78,11 @@ impl Action {
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
     /// There is no bus, or nobody answers there.
-    #[error("systemd cannot be asked over D-Bus: {0}. Where there is no system bus, set `systemd_exec`")]
+    #[error("systemd cannot be asked over D-Bus: {}. Where there is no system bus, set `systemd_exec`", cut(&.0.to_string()))]
     Bus(zbus::Error),
+    /// Somebody took the connection, but said nothing.
+    #[error("systemd cannot be asked over D-Bus: no answer within {} s, so nothing was done", .0.as_secs())]
+    Silent(Duration),
     /// The call was refused: no such unit, masked, not allowed.
     #[error("{0}")]
     Refused(String),
@@ -105,7 +109,8 @@ impl From<zbus::Error> for SystemdError {
     fn from(error: zbus::Error) -> Self {
         if let zbus::Error::MethodError(name, text, _) = &error {
             let name = name.as_str().rsplit('.').next().unwrap_or_default();
-            return Self::Refused(text.as_ref().map_or(name.to_owned(), |text| format!("{name}: {text}")));
+            let text = text.as_ref().map_or(name.to_owned(), |text| format!("{name}: {text}"));
+            return Self::Refused(cut(&text));
         }
         Self::Bus(error)
     }
@@ -162,29 +167,61 @@ pub fn is_unit_name(name: &str) -> bool {
 /// See [`SystemdError`].
 pub async fn run(unit: &Unit) -> Result<(), UpdateError> {
     let failed = |source| UpdateError::Systemd { name: unit.name.clone(), action: unit.action.as_str(), source };
-    let done = match (&unit.executable, unit.timeout) {
-        (Some(systemctl), _) => {
+    let done = match &unit.executable {
+        Some(systemctl) => {
             let words = [unit.action.as_str().to_owned(), unit.name.clone()];
             let surroundings = Surroundings::default();
             command::run(systemctl, &words, &surroundings, unit.timeout).await.map_err(SystemdError::from)
         }
-        (None, None) => over_bus(unit).await,
-        (None, Some(limit)) => {
-            tokio::time::timeout(limit, over_bus(unit)).await.unwrap_or(Err(SystemdError::TimedOut(limit)))
-        }
+        None => over_bus(unit).await,
     };
     done.map_err(failed)?;
     tracing::info!("Systemd unit {} {}.", unit.name, unit.action.done());
     Ok(())
 }
 
+/// How long systemd may take to answer that it has begun, whatever the unit's own limit is; D-Bus has the same.
+const ANSWER: Duration = Duration::from_secs(25);
+
+/// What systemd has of a unit: `loaded`, `not-found`, `masked`...
+///
+/// # Errors
+/// See [`SystemdError`].
+pub async fn load_state(name: &str) -> Result<String, SystemdError> {
+    let bus = zbus::Connection::system().await.map_err(SystemdError::Bus)?;
+    let path = ManagerProxy::new(&bus).await?.load_unit(name).await?;
+    let unit = zbus::Proxy::new(&bus, "org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Unit").await?;
+    Ok(unit.get_property("LoadState").await?)
+}
+
 async fn over_bus(unit: &Unit) -> Result<(), SystemdError> {
+    let begun = Instant::now();
+    let limit = unit.timeout.map_or(ANSWER, |limit| limit.min(ANSWER));
+    let asked = tokio::time::timeout(limit, ask(unit)).await.unwrap_or(Err(SystemdError::Silent(limit)))?;
+    match unit.timeout {
+        None => asked.ended(unit).await,
+        Some(limit) => {
+            let left = limit.saturating_sub(begun.elapsed());
+            tokio::time::timeout(left, asked.ended(unit)).await.unwrap_or(Err(SystemdError::TimedOut(limit)))
+        }
+    }
+}
+
+/// A job that systemd has begun.
+struct Asked {
+    bus: zbus::Connection,
+    manager: ManagerProxy<'static>,
+    removed: JobRemovedStream,
+    job: OwnedObjectPath,
+}
+
+async fn ask(unit: &Unit) -> Result<Asked, SystemdError> {
     const REPLACE: &str = "replace";
     let bus = zbus::Connection::system().await.map_err(SystemdError::Bus)?;
     let manager = ManagerProxy::new(&bus).await?;
     manager.subscribe().await?;
     // Before the job is made: a short one is over before anybody could begin to listen.
-    let mut removed = manager.receive_job_removed().await?;
+    let removed = manager.receive_job_removed().await?;
     let name = unit.name.as_str();
     // What has ended is forgotten at once, with its result, unless somebody holds it. It is let go with the connection.
     let held = match manager.load_unit(name).await {
@@ -202,19 +239,26 @@ async fn over_bus(unit: &Unit) -> Result<(), SystemdError> {
         Action::Start => manager.start_unit(name, REPLACE).await?,
         Action::Stop => manager.stop_unit(name, REPLACE).await?,
     };
-    loop {
-        let Some(signal) = removed.next().await else {
-            return Err(SystemdError::Refused("the bus closed the connection".to_owned()));
-        };
-        let ended = signal.args()?;
-        if ended.job == job {
-            if ended.result != "done" {
-                return Err(SystemdError::Job(ended.result));
+    Ok(Asked { bus, manager, removed, job })
+}
+
+impl Asked {
+    /// Waits for the end of the job and looks at what it left.
+    async fn ended(mut self, unit: &Unit) -> Result<(), SystemdError> {
+        loop {
+            let Some(signal) = self.removed.next().await else {
+                return Err(SystemdError::Refused("the bus closed the connection".to_owned()));
+            };
+            let ended = signal.args()?;
+            if ended.job == self.job {
+                if ended.result != "done" {
+                    return Err(SystemdError::Job(cut(&ended.result)));
+                }
+                break;
             }
-            break;
         }
+        settled(&self.bus, &self.manager, unit).await
     }
-    settled(&bus, &manager, unit).await
 }
 
 /// How long a unit that starts without saying when it is ready is watched for a quick death.

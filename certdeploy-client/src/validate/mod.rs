@@ -1,6 +1,7 @@
 //! Bytes + now -> [`ValidBundle`] or [`Rejection`]. A `ValidBundle` cannot be made anywhere else, so what is deployed
 //! has been through here. Sees bytes, never paths.
 
+mod arriving;
 pub mod process;
 
 use certdeploy_common::cert::{self, Bundle, Facts, Fault, FileName, Lineage};
@@ -32,6 +33,11 @@ pub enum Origin {
         /// The directory's name.
         lineage: Lineage,
     },
+    /// Files that were examined when they came, beside files that are deployed: do they belong together?
+    Joined {
+        /// The lineage.
+        lineage: Lineage,
+    },
 }
 
 /// What the check found out; made by [`examine`], in a process without privileges when there is one.
@@ -43,6 +49,10 @@ pub struct Findings {
     files: Vec<FileName>,
     /// `None`: a bare key or chain of a plain peer, about which nothing can be said.
     facts: Option<Facts>,
+    /// `chain.pem`, when only `fullchain.pem` came.
+    chain: Option<String>,
+    /// `fullchain.pem`, when only the other two came.
+    fullchain: Option<String>,
     warnings: Vec<String>,
 }
 
@@ -61,12 +71,14 @@ pub struct Rejection {
 pub struct ValidBundle {
     bundle: Bundle,
     findings: Findings,
+    /// What was there already and fits.
+    kept: Bundle,
 }
 
 impl ValidBundle {
     /// Joins the bytes with what the check said of these very bytes.
     fn new(bundle: &Bundle, findings: Findings) -> Self {
-        Self { bundle: bundle.only(&findings.files), findings }
+        Self { bundle: bundle.only(&findings.files), findings, kept: Bundle::default() }
     }
 
     /// The lineage.
@@ -99,16 +111,56 @@ impl ValidBundle {
         &self.findings.warnings
     }
 
-    /// The files to deploy: those that came, and `cert.pem` out of `fullchain.pem` when it did not come.
+    /// The names that must come or be there already, if there is to be a file of each of `names`: the others can be
+    /// made of what came.
     #[must_use]
-    pub fn files(&self) -> Bundle {
-        let mut files = self.bundle.clone();
-        if let (Some(facts), true, false) = (
-            &self.findings.facts,
-            self.bundle.file(FileName::Fullchain).is_some(),
-            self.bundle.file(FileName::Cert).is_some(),
-        ) {
-            files.insert(FileName::Cert, facts.leaf.clone().into_bytes().into());
+    pub fn lacks(&self, names: &[FileName]) -> Vec<FileName> {
+        let came = |name| self.bundle.file(name).is_some();
+        let made = |name| match name {
+            FileName::Cert | FileName::Chain => came(FileName::Fullchain),
+            FileName::Fullchain => self.findings.fullchain.is_some(),
+            FileName::Privkey => false,
+        };
+        names.iter().copied().filter(|name| !came(*name) && !made(*name)).collect()
+    }
+
+    /// What came beside what is there: to be examined together.
+    #[must_use]
+    pub fn beside(&self, there: &Bundle) -> Upload {
+        let mut bundle = there.clone();
+        for (name, bytes) in self.bundle.files() {
+            bundle.insert(name, bytes.to_vec().into());
+        }
+        Upload { origin: Origin::Joined { lineage: self.findings.lineage.clone() }, bundle }
+    }
+
+    /// With what was found to fit it: what [`beside`](Self::beside) made, examined.
+    #[must_use]
+    pub fn completed(mut self, joined: Self) -> Self {
+        let kept: Vec<FileName> = self.lacks(&joined.bundle.names());
+        self.kept = joined.bundle.only(&kept);
+        self.findings.facts = self.findings.facts.or(joined.findings.facts);
+        self
+    }
+
+    /// The files to deploy: those that came or were kept, `cert.pem`, and of `names` what can be made of these.
+    #[must_use]
+    pub fn files(&self, names: &[FileName]) -> Bundle {
+        let mut files = self.kept.clone();
+        for (name, bytes) in self.bundle.files() {
+            files.insert(name, bytes.to_vec().into());
+        }
+        let findings = &self.findings;
+        let leaf = self.bundle.file(FileName::Fullchain).and(findings.facts.as_ref()).map(|facts| &facts.leaf);
+        let made = [
+            (FileName::Cert, leaf),
+            (FileName::Chain, findings.chain.as_ref().filter(|_| names.contains(&FileName::Chain))),
+            (FileName::Fullchain, findings.fullchain.as_ref().filter(|_| names.contains(&FileName::Fullchain))),
+        ];
+        for (name, text) in made {
+            if let (Some(text), None) = (text, files.file(name)) {
+                files.insert(name, text.clone().into_bytes().into());
+            }
         }
         files
     }
@@ -122,6 +174,13 @@ pub fn examine(upload: &Upload, now: i64) -> Result<Findings, Rejection> {
     match &upload.origin {
         Origin::Manifest { push, bytes } => manifested(push.as_ref(), bytes, &upload.bundle, now),
         Origin::Plain { lineage } => plain(lineage, &upload.bundle, now),
+        Origin::Joined { lineage } => {
+            // Its age was judged when it came.
+            let facts = cert::check::check_forgiving(&upload.bundle, now);
+            facts
+                .map(|facts| Findings::of(lineage, &upload.bundle, facts))
+                .map_err(|fault| refused(&fault, &upload.bundle))
+        }
     }
 }
 
@@ -141,31 +200,54 @@ fn manifested(push: Option<&PushId>, bytes: &[u8], bundle: &Bundle, now: i64) ->
     // Expired only if both clocks agree: a client whose clock is off must not refuse what is good.
     let both = now.min(manifest.time);
     let facts =
-        if manifest.force { cert::check::check_forgiving(&examined, both) } else { cert::check(&examined, both) }?;
+        if manifest.force { cert::check::check_forgiving(&examined, both) } else { cert::check(&examined, both) };
+    let facts = facts.map_err(|fault| refused(&fault, &examined))?;
     if let Some(name) = manifest.domains.iter().find(|name| !facts.names.iter().any(|own| own.covers(name))) {
         return Err(Rejection::final_because(format!("the certificate does not cover {name}")));
     }
-    let warnings = facts.warnings.clone();
-    Ok(Findings { lineage: manifest.lineage, force: manifest.force, files, facts: Some(facts), warnings })
+    Ok(Findings { force: manifest.force, ..Findings::of(&manifest.lineage, &bundle, facts) })
 }
 
 fn plain(lineage: &Lineage, bundle: &Bundle, now: i64) -> Result<Findings, Rejection> {
     match cert::check(bundle, now) {
-        Ok(facts) => {
-            let warnings = facts.warnings.clone();
-            Ok(Findings { lineage: lineage.clone(), force: false, files: bundle.names(), facts: Some(facts), warnings })
-        }
+        Ok(facts) => Ok(Findings::of(lineage, bundle, facts)),
         Err(Fault::NoLeaf) if !bundle.is_empty() => {
+            let refused = |name, fault| refused(&Fault::Pem(name, fault), bundle);
             if let Some(key) = bundle.file(FileName::Privkey) {
-                cert::pem::private_key(key).map_err(|fault| Fault::Pem(FileName::Privkey, fault))?;
+                cert::pem::private_key(key).map_err(|fault| refused(FileName::Privkey, fault))?;
             }
             if let Some(chain) = bundle.file(FileName::Chain) {
-                cert::pem::certificates(chain).map_err(|fault| Fault::Pem(FileName::Chain, fault))?;
+                cert::pem::certificates(chain).map_err(|fault| refused(FileName::Chain, fault))?;
             }
             let warnings = vec!["came without its certificate, so nothing could be checked against it".to_owned()];
-            Ok(Findings { lineage: lineage.clone(), force: false, files: bundle.names(), facts: None, warnings })
+            let (lineage, files) = (lineage.clone(), bundle.names());
+            Ok(Findings { lineage, force: false, files, facts: None, chain: None, fullchain: None, warnings })
         }
-        Err(fault) => Err(fault.into()),
+        Err(fault) => Err(refused(&fault, bundle)),
+    }
+}
+
+impl Findings {
+    fn of(lineage: &Lineage, bundle: &Bundle, facts: Facts) -> Self {
+        let of = |name| bundle.file(name).and_then(|bytes| cert::pem::certificates(bytes).ok());
+        let text = |certificates: &[Vec<u8>]| -> String {
+            certificates.iter().map(|der| cert::pem::encode_certificate(der)).collect()
+        };
+        let (leaf, chain, whole) = (of(FileName::Cert), of(FileName::Chain), of(FileName::Fullchain));
+        let rest = whole.as_ref().and_then(|whole| whole.split_first()).map(|(_, rest)| rest);
+        Self {
+            lineage: lineage.clone(),
+            force: false,
+            files: bundle.names(),
+            chain: rest.filter(|rest| !rest.is_empty()).map(text),
+            fullchain: whole
+                .is_none()
+                .then_some(leaf.zip(chain))
+                .flatten()
+                .map(|(leaf, chain)| text(&[leaf, chain].concat())),
+            warnings: facts.warnings.clone(),
+            facts: Some(facts),
+        }
     }
 }
 
@@ -177,12 +259,8 @@ impl Rejection {
     }
 }
 
-impl From<Fault> for Rejection {
-    fn from(fault: Fault) -> Self {
-        // A file that is still being written looks cut, or does not fit the others yet.
-        let incomplete = !matches!(fault, Fault::Expired { .. });
-        Self { reason: fault.to_string(), incomplete }
-    }
+fn refused(fault: &Fault, bundle: &Bundle) -> Rejection {
+    Rejection { reason: fault.to_string(), incomplete: arriving::may_be(fault, bundle) }
 }
 
 impl From<ManifestFault> for Rejection {
@@ -232,7 +310,7 @@ mod tests {
         let upload = pushed(&made("a.example", (2020, 2040)), &["A.example"], NOW, false);
         let valid = ValidBundle::new(&upload.bundle, examine(&upload, NOW).unwrap());
         assert_eq!(valid.lineage().as_str(), "a.example");
-        assert_eq!(valid.files().names(), [FileName::Cert, FileName::Fullchain, FileName::Privkey]);
+        assert_eq!(valid.files(&[]).names(), [FileName::Cert, FileName::Fullchain, FileName::Privkey]);
         assert_eq!(valid.warnings(), ["the certificate is self-signed"]);
     }
 

@@ -5,14 +5,17 @@
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::sync::Once;
 use std::time::Duration;
 
 use certdeploy_common::cert::{Bundle, FileName};
+use certdeploy_common::wire::layout::MANIFEST_LIMIT;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Findings, Origin, Rejection, Upload, ValidBundle, examine};
 use crate::account::Account;
+use crate::sandbox::{self, Confinement};
 
 /// The hidden command that runs [`serve`].
 pub const COMMAND: &str = "internal-validator";
@@ -39,10 +42,21 @@ struct Request {
     files: Vec<(FileName, usize)>,
 }
 
+/// The answer.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    found: Result<Findings, Rejection>,
+    /// What the validator was confined by.
+    confinement: Confinement,
+}
+
+/// Whether the log has it what the validator is confined by: once is enough for all of them.
+static SAID: Once = Once::new();
+
 /// The longest answer, in bytes: a leaf and its names.
 const ANSWER_LIMIT: u64 = 1024 * 1024;
-/// The longest request line, in bytes: a manifest as numbers.
-const REQUEST_LIMIT: u64 = 1024 * 1024;
+/// The longest request line, in bytes: the longest manifest as numbers, of up to three digits and a comma, and the rest.
+const REQUEST_LIMIT: u64 = 4 * MANIFEST_LIMIT + 64 * 1024;
 
 impl Validator {
     /// Examines an upload.
@@ -71,8 +85,7 @@ async fn apart(account: &Account, upload: &Upload, now: i64) -> io::Result<Resul
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     command.current_dir("/").process_group(0);
-    account.apply(&mut command);
-    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let mut child = sandbox::start::start(account, command)?;
     let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(io::Error::other("the validator has no pipes"));
     };
@@ -90,7 +103,9 @@ async fn apart(account: &Account, upload: &Upload, now: i64) -> io::Result<Resul
     if !status.success() {
         return Err(io::Error::other(format!("the validator ended with {status}")));
     }
-    Ok(serde_json::from_slice(&answer)?)
+    let Answer { found, confinement } = serde_json::from_slice(&answer)?;
+    SAID.call_once(|| confinement.say("validator"));
+    Ok(found)
 }
 
 /// The validator's whole life: reads one upload on stdin, writes what it found on stdout.
@@ -99,6 +114,7 @@ async fn apart(account: &Account, upload: &Upload, now: i64) -> io::Result<Resul
 /// The request cannot be read; the parent then knows by the exit code.
 pub fn serve() -> io::Result<()> {
     crate::account::give_up_the_rest()?;
+    let confinement = sandbox::validator()?;
     let mut input = io::stdin().lock();
     let mut line = Vec::new();
     let mut byte = [0];
@@ -117,6 +133,6 @@ pub fn serve() -> io::Result<()> {
     }
     let found = examine(&Upload { origin: request.origin, bundle }, request.now);
     let mut output = io::stdout().lock();
-    serde_json::to_writer(&mut output, &found)?;
+    serde_json::to_writer(&mut output, &Answer { found, confinement })?;
     output.flush()
 }

@@ -1,13 +1,19 @@
 //! argv + environment -> [`Command`]. Pure: reads neither by itself.
 
+mod arguments;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::cert::lineage::UnsafeLineage;
 use certdeploy_common::daemon::logging::LogLevel;
-use clap::{ArgAction, Parser, Subcommand};
+use clap::Parser;
+
+pub use arguments::command;
+use arguments::{Args, Sub, level};
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +26,12 @@ pub enum Command {
     Update(Options, bool),
     /// Go back one generation of a lineage.
     Rollback(Options, Lineage),
+    /// Look at everything without acting; print what holds, defaults included, if so asked.
+    Check(Options, bool),
+    /// Ask the daemon whether it works, and wait for at most so long.
+    Healthcheck(Options, Duration),
+    /// Print the systemd drop-in that fits the config; or the polkit rule for a client that runs as this user.
+    Harden(Options, Option<String>),
     /// Make an SSH key pair.
     Keygen(PathBuf),
     /// Our own other process; nobody else calls it.
@@ -50,73 +62,12 @@ pub struct Options {
     pub sftp_log_filename: Option<PathBuf>,
 }
 
-/// Receives certificates from a certdeploy-server, puts them in place and updates what uses them.
-///
-/// Without --daemon: one pass over the staging directory that a plain sshd has filled, then the updates.
-#[derive(Debug, Parser)]
-#[command(name = "certdeploy-client", version, after_help = AFTER_HELP, args_override_self = true)]
-struct Args {
-    /// The config file [env: CERTDEPLOY_CLIENT_CONFIG]
-    #[arg(long, value_name = "PATH", global = true)]
-    config: Option<PathBuf>,
-    /// Run the daemon with the embedded SFTP server [env: CERTDEPLOY_CLIENT_DAEMON]
-    #[arg(long, action = ArgAction::SetTrue, overrides_with = "no_daemon")]
-    daemon: bool,
-    /// Do one pass, whatever the environment says
-    #[arg(long, action = ArgAction::SetTrue, overrides_with = "daemon", hide = true)]
-    no_daemon: bool,
-    /// DEBUG, INFO, WARNING, ERROR or CRITICAL [env: CERTDEPLOY_CLIENT_LOG_LEVEL]
-    #[arg(long, value_name = "LEVEL", value_parser = level, global = true)]
-    log_level: Option<LogLevel>,
-    /// A file for the log as well [env: CERTDEPLOY_CLIENT_LOG_FILENAME]
-    #[arg(long, value_name = "PATH", global = true)]
-    log_filename: Option<PathBuf>,
-    /// As --log-level, for the SSH and SFTP library [env: CERTDEPLOY_CLIENT_SFTP_LOG_LEVEL]
-    #[arg(long, value_name = "LEVEL", value_parser = level, global = true)]
-    sftp_log_level: Option<LogLevel>,
-    /// As --log-filename, for the SSH and SFTP library [env: CERTDEPLOY_CLIENT_SFTP_LOG_FILENAME]
-    #[arg(long, value_name = "PATH", global = true)]
-    sftp_log_filename: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Option<Sub>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Sub {
-    /// Put the generation before the current one back and run its updates
-    Rollback {
-        /// The lineage
-        lineage: String,
-    },
-    /// Run the updates of what is in place, without a new deployment
-    Update {
-        /// Only those that failed
-        #[arg(long)]
-        failed: bool,
-    },
-    /// Make an ed25519 key pair: PATH (0600) and PATH.pub
-    Keygen {
-        /// Where the private key goes
-        path: PathBuf,
-    },
-    #[command(name = crate::link::spawn::COMMAND, hide = true)]
-    Receiver,
-    #[command(name = crate::validate::process::COMMAND, hide = true)]
-    Validator,
-}
-
-const AFTER_HELP: &str = "Exit codes: 0 nothing to do or all done, 1 it could not be done or an upload is invalid, 2 wrong \
-    options, 3 an update failed.";
 const CONFIG: &str = "/etc/certdeploy/client.yml";
 
 const LOG_LEVEL: &[&str] = &["CERTDEPLOY_CLIENT_LOG_LEVEL", "CERTDEPLOY_LOG_LEVEL"];
 /// The misspelt names are the ones that certdeploy 0.3 to 0.5 read.
 const SFTP_LOG_LEVEL: &[&str] = &["CERTDEPLOY_CLIENT_SFTP_LOG_LEVEL", "CERTDEPOLY_CLIENT_SFTP_LOG_LEVEL"];
 const SFTP_LOG_FILENAME: &[&str] = &["CERTDEPLOY_CLIENT_SFTP_LOG_FILENAME", "CERTDEPOLY_CLIENT_SFTP_LOG_FILENAME"];
-
-fn level(text: &str) -> Result<LogLevel, String> {
-    LogLevel::parse(text).ok_or_else(|| format!("expected one of {}", LogLevel::NAMES.join(", ")))
-}
 
 /// Reads the command line and the environment; options beat variables.
 ///
@@ -131,7 +82,14 @@ pub fn parse(
         Some(Sub::Keygen { path }) => return Ok(Command::Keygen(path.clone())),
         Some(Sub::Receiver) => return Ok(Command::Internal(Role::Receiver)),
         Some(Sub::Validator) => return Ok(Command::Internal(Role::Validator)),
-        Some(Sub::Update { .. } | Sub::Rollback { .. }) | None => {}
+        Some(
+            Sub::Update { .. }
+            | Sub::Rollback { .. }
+            | Sub::Check { .. }
+            | Sub::Healthcheck { .. }
+            | Sub::Harden { .. },
+        )
+        | None => {}
     }
     let variable = |names: &[&'static str]| {
         names.iter().find_map(|name| environment.get(*name).filter(|value| !value.is_empty()).map(|v| (*name, v)))
@@ -141,16 +99,14 @@ pub fn parse(
         (None, Some((name, value))) => level(value).map(Some).map_err(|error| bad(name, value, &error)),
         (None, None) => Ok(None),
     };
-    let path_of = |given: Option<PathBuf>, names| given.or_else(|| variable(names).map(|(_, path)| path.into()));
+    // An empty option says "no file but that of the config", and the variable is not asked either.
+    let path_of = |given: Option<PathBuf>, names| match given {
+        Some(path) => Some(path).filter(|path| !path.as_os_str().is_empty()),
+        None => variable(names).map(|(_, path)| path.into()),
+    };
     let weakest = || variable(&["LOG_LEVEL"]).and_then(|(_, name)| level(&name.to_ascii_uppercase()).ok());
     let log_level = level_of(args.log_level, LOG_LEVEL)?.or_else(weakest);
-    let daemon = match (args.daemon, args.no_daemon, variable(&["CERTDEPLOY_CLIENT_DAEMON"])) {
-        (true, ..) => true,
-        (false, true, _) | (false, false, None) => false,
-        (false, false, Some((name, value))) => {
-            boolean(value).ok_or_else(|| bad(name, value, "expected true or false"))?
-        }
-    };
+    let daemon = wants_daemon(&args, environment)?;
     let config = args.config.or_else(|| variable(&["CERTDEPLOY_CLIENT_CONFIG"]).map(|(_, path)| path.into()));
     let options = Options {
         config: config.unwrap_or_else(|| CONFIG.into()),
@@ -161,6 +117,9 @@ pub fn parse(
     };
     match args.command {
         Some(Sub::Update { failed }) => return Ok(Command::Update(options, failed)),
+        Some(Sub::Check { effective }) => return Ok(Command::Check(options, effective)),
+        Some(Sub::Healthcheck { timeout }) => return Ok(Command::Healthcheck(options, Duration::from_secs(timeout))),
+        Some(Sub::Harden { polkit }) => return Ok(Command::Harden(options, polkit)),
         Some(Sub::Rollback { lineage }) => {
             let lineage = lineage.parse().map_err(|error: UnsafeLineage| {
                 clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("{error}\n"))
@@ -170,6 +129,17 @@ pub fn parse(
         Some(Sub::Keygen { .. } | Sub::Receiver | Sub::Validator) | None => {}
     }
     Ok(if daemon { Command::Daemon(options) } else { Command::Pass(options) })
+}
+
+/// Options beat the variable; blanks around its value mean nothing.
+fn wants_daemon(args: &Args, environment: &BTreeMap<String, String>) -> Result<bool, clap::Error> {
+    const NAME: &str = "CERTDEPLOY_CLIENT_DAEMON";
+    let value = environment.get(NAME).map_or("", |value| value.trim());
+    match (args.daemon, args.no_daemon) {
+        (true, _) => Ok(true),
+        (false, no_daemon) if no_daemon || value.is_empty() => Ok(false),
+        (false, _) => boolean(value).ok_or_else(|| bad(NAME, value, "expected true or false")),
+    }
 }
 
 fn bad(name: &str, value: &str, expected: &str) -> clap::Error {
@@ -212,6 +182,20 @@ mod tests {
         let variables = [("CERTDEPLOY_CLIENT_CONFIG", "/e"), ("CERTDEPLOY_LOG_LEVEL", "DEBUG")];
         assert_eq!(read(&[], &variables), Ok(Command::Pass(options("/e", Some(LogLevel::Debug)))));
         assert_eq!(read(&["keygen", "/k"], &[]), Ok(Command::Keygen("/k".into())));
+    }
+
+    #[test]
+    fn blanks_and_empty_texts_say_nothing() {
+        for (value, daemon) in [(" true ", true), ("no\n", false), (" ", false), ("", false)] {
+            let command = read(&[], &[("CERTDEPLOY_CLIENT_DAEMON", value)]).unwrap();
+            assert_eq!(matches!(command, Command::Daemon(_)), daemon, "{value:?}");
+        }
+        let variable = ("CERTDEPLOY_CLIENT_LOG_FILENAME", "/l");
+        for argv in [&["--log-filename", ""][..], &["--log-filename=", "--sftp-log-filename="]] {
+            assert_eq!(read(argv, &[variable]), Ok(Command::Pass(options(CONFIG, None))));
+        }
+        let Ok(Command::Pass(with)) = read(&[], &[variable]) else { panic!("a pass") };
+        assert_eq!(with.log_filename, Some("/l".into()));
     }
 
     #[test]

@@ -1,0 +1,124 @@
+//! What is in place: whether readers find what was deployed, until when it is good, and what is owed to its users. Mends
+//! nothing.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use certdeploy_common::cert::Lineage;
+use certdeploy_common::cert::check::show_time;
+use certdeploy_common::daemon::findings::Findings;
+use certdeploy_common::wire::Update;
+
+use crate::config::Settings;
+use crate::deploy::state::{Current, Damage, is_blocked, lineage_directory};
+use crate::deploy::{State, seen};
+use crate::pipeline::{Pipeline, listed};
+use crate::place::{NO_LINK, NONE_LEFT};
+use crate::update::ledger;
+use crate::{clock, daemon, mend, turn};
+
+pub(super) async fn look(settings: &Arc<Settings>, findings: &mut Findings) {
+    let destination = settings.destination.display();
+    let lineages = match State::lineages(&settings.destination) {
+        Ok(lineages) => lineages,
+        Err(error) => return findings.error(format!("`destination` `{destination}` cannot be read: {error}")),
+    };
+    if lineages.is_empty() {
+        findings.note(format!("no lineage is deployed in {destination} yet"));
+    }
+    let pipeline = Pipeline::new(Arc::clone(settings), daemon::validator(settings));
+    for lineage in lineages {
+        let directory = lineage_directory(&settings.destination, &lineage);
+        match State::read(&directory) {
+            Ok(state) if is_closed(&state) => {
+                findings.note(format!("lineage {lineage} can be looked at only by whoever runs the client"));
+            }
+            Ok(state) => {
+                damage(&pipeline, &lineage, &directory, &state, findings).await;
+                modes(settings, &lineage, &directory, state.current.as_ref(), findings);
+                served(settings, &lineage, &directory, state.current, findings);
+            }
+            Err(error) => findings.error(format!("lineage {lineage} cannot be read: {error}")),
+        }
+    }
+    if settings.updates.is_empty() {
+        findings.note("`update_services` is empty: nobody is told of new certificates");
+    }
+}
+
+/// Records are for the client's own user alone.
+fn is_closed(state: &State) -> bool {
+    let unrecorded = state.current.as_ref().is_some_and(|current| current.record.is_none());
+    unrecorded && !rustix::process::geteuid().is_root()
+}
+
+/// What the next start or pass mends by itself is a warning.
+async fn damage(pipeline: &Pipeline, lineage: &Lineage, directory: &Path, state: &State, findings: &mut Findings) {
+    let mends = "the next pass or start of the daemon";
+    match state.damage() {
+        None => {}
+        Some(Damage::Lost) if is_blocked(directory) => findings.error(format!("lineage {lineage}: {NO_LINK}")),
+        Some(Damage::Lost | Damage::Changed) if state.foreign.is_empty() && state.twin(directory).is_some() => {
+            findings.warn(format!(
+                "lineage {lineage}: its files are damaged; {mends} takes them from another generation"
+            ));
+        }
+        Some(Damage::Lost) => match state.next_best(directory, clock::now()) {
+            Some(Current { number, .. }) if state.last(directory) == Some(number) => findings.warn(format!(
+                "lineage {lineage}: `..data` leads to no generation, so nothing can be read; {mends} lets it lead to \
+                 generation {number}"
+            )),
+            Some(Current { number, .. }) => findings.error(format!(
+                "lineage {lineage}: `..data` leads to no generation, and what was deployed last is lost; {mends} lets it \
+                 lead to generation {number}, which is older; push it anew"
+            )),
+            None => findings.error(format!("lineage {lineage}: {NONE_LEFT}")),
+        },
+        Some(Damage::Names { missing, .. }) if missing.is_empty() => {}
+        Some(Damage::Names { missing, .. }) => {
+            findings.warn(format!("lineage {lineage}: {} is not there; {mends} brings it back", listed(&missing)));
+        }
+        Some(Damage::Changed) => {
+            let there = |names: &[_]| seen::files(directory, names).map_err(|unkept| unkept.to_string());
+            match mend::set(pipeline, lineage, &state.names(), there).await {
+                Ok(_) => findings.warn(format!(
+                    "lineage {lineage}: somebody else has changed its files; {mends} makes a generation of them"
+                )),
+                Err(reason) => findings.error(format!("lineage {lineage}: {reason}")),
+            }
+        }
+    }
+}
+
+/// Modes that somebody has changed: what was written with the right ones is never changed again.
+fn modes(settings: &Settings, lineage: &Lineage, directory: &Path, current: Option<&Current>, findings: &mut Findings) {
+    let Some((current, record)) = current.and_then(|current| Some((current, current.record.as_ref()?))) else { return };
+    // Others are about to be given, all files anew.
+    if record.permissions.as_ref().is_some_and(|had| *had != settings.permissions.to_string()) {
+        return;
+    }
+    for name in &current.files {
+        let path = directory.join(name.as_str());
+        let Ok(is) = path.metadata().map(|meta| meta.mode() & 0o7777) else { continue };
+        let wanted = settings.permissions.file(*name).mode.bits();
+        if is != wanted {
+            findings.warn(format!(
+                "lineage {lineage}: `{}` has mode {is:04o}, not {wanted:04o}; have it delivered anew, with --force",
+                path.display()
+            ));
+        }
+    }
+}
+
+fn served(settings: &Settings, lineage: &Lineage, directory: &Path, current: Option<Current>, findings: &mut Findings) {
+    let Some((number, record)) = current.and_then(|current| Some((current.number, current.record?))) else { return };
+    let until = show_time(record.not_after);
+    findings.note(format!("lineage {lineage}: generation {number}, serial {}, valid until {until}", record.serial));
+    if !record.serial.is_empty() && record.not_after <= clock::now() {
+        findings.warn(format!("lineage {lineage}: its certificate has expired, and no newer one has come"));
+    }
+    if let Update::Failed { reason } = turn::owed(settings, ledger::read(directory, number).update) {
+        findings.warn(format!("lineage {lineage}: its update failed: {reason}"));
+    }
+}

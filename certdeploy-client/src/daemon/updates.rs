@@ -1,0 +1,222 @@
+//! The updates as the applier's loop sees them: when the next turn comes, the one that runs, and when what failed or
+//! broke off runs again. Must not ask what a deployment is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use certdeploy_common::daemon::steady::{self, Steady};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::Settings;
+use crate::pass::RETRY;
+use crate::turn::{self, Told, Which};
+use crate::update::Updater;
+use crate::update::delay::{Debounce, Turn};
+
+/// How a turn ended, or that it broke off.
+pub(super) type Ended = Result<Told, JoinError>;
+
+/// See the module.
+pub(super) struct Updates {
+    debounce: Debounce,
+    running: Option<JoinHandle<Told>>,
+    /// How often in a row updates have failed.
+    failed: u32,
+    /// Whether the last look at what is owed did not see all of it.
+    unseen: bool,
+    steady: Steady,
+    /// When swarm secrets are looked at again.
+    secrets_at: Instant,
+    /// Who waits for another process's updates waits no more.
+    stop: CancellationToken,
+}
+
+impl Updates {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let debounce = Debounce::new(settings.update_delay);
+        Self {
+            debounce,
+            running: None,
+            failed: 0,
+            unseen: false,
+            steady: Steady::new(clock::millis()),
+            secrets_at: Instant::now(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Nothing begins from now on.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// With other settings; what runs goes on, and what failed runs again.
+    pub(super) fn renew(&mut self, settings: &Settings) {
+        self.debounce.renew(settings.update_delay);
+        self.owed(settings);
+    }
+
+    /// Says what nobody will be told of any more, when another `destination` is looked at from now on.
+    pub(super) fn leave(&self, old: &Settings, new: &Settings) {
+        if old.destination == new.destination {
+            return;
+        }
+        let owed = turn::due(old, &Which::Owed).map(|duties| duties.batch.lineages).unwrap_or_default();
+        if !owed.is_empty() {
+            let names: Vec<&str> = owed.keys().map(certdeploy_common::cert::Lineage::as_str).collect();
+            tracing::error!(
+                "Updates of {} are still owed in `{}`, which is `destination` no more: run `certdeploy-client update` with a \
+                 config that has it",
+                names.join(", "),
+                old.destination.display()
+            );
+        }
+    }
+
+    /// What is owed already: what failed now, what was put off in its time.
+    pub(super) fn owed(&mut self, settings: &Settings) {
+        let Some(duties) = self.look(settings, &Which::Owed) else { return };
+        if duties.failed {
+            self.debounce.retry(clock::now(), Turn::Failed);
+        }
+        if let Some(due) = duties.pending {
+            self.debounce.owed(due);
+        }
+    }
+
+    /// What is due; what cannot be read is looked for again later.
+    fn look(&mut self, settings: &Settings, which: &Which) -> Option<turn::Duties> {
+        let duties = turn::due(settings, which);
+        self.unseen = !duties.as_ref().is_ok_and(|duties| duties.whole);
+        if let Err(error) = &duties {
+            tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
+        }
+        if self.unseen {
+            self.again(settings, Turn::Owed);
+        }
+        duties.ok()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// When the next turn comes (Unix seconds), if one does.
+    pub(super) fn due(&mut self) -> Option<i64> {
+        if let Some(by) = self.steady.jump(clock::millis()) {
+            tracing::warn!(
+                "The clock was set {}; updates that wait go on waiting for as long as before",
+                steady::words(by)
+            );
+            self.debounce.shift(by / 1000);
+        }
+        self.debounce.due().filter(|_| self.running.is_none())
+    }
+
+    /// When the updates of what is deployed now would run (Unix seconds).
+    pub(super) fn would_be_due(&self) -> i64 {
+        self.debounce.clone().deployed(clock::now())
+    }
+
+    /// Something was deployed.
+    pub(super) fn deployed(&mut self) {
+        self.debounce.deployed(clock::now());
+    }
+
+    /// Begins a look at the swarm's secrets if that is due and nothing else runs.
+    pub(super) fn look_at_secrets(&mut self, settings: &Arc<Settings>) {
+        let any = settings.updates.iter().any(|entry| matches!(entry.updater, Updater::Secret(_)));
+        let Some(interval) = settings.secret_interval.filter(|_| any) else { return };
+        if self.running.is_none() && Instant::now() >= self.secrets_at {
+            self.secrets_at = Instant::now() + interval;
+            if let Some(duties) = self.look(settings, &Which::Secrets) {
+                self.run(settings, duties);
+            }
+        }
+    }
+
+    fn run(&mut self, settings: &Arc<Settings>, duties: turn::Duties) {
+        if !duties.batch.lineages.is_empty() {
+            let (settings, stop) = (Arc::clone(settings), self.stop.clone());
+            self.running = Some(tokio::spawn(async move {
+                let _alone = turn::alone(&settings, &stop).await;
+                if stop.is_cancelled() {
+                    return Told { failed: false, again: true };
+                }
+                turn::run(&settings, &duties).await
+            }));
+        }
+    }
+
+    /// Begins the turn that has come.
+    pub(super) fn begin(&mut self, settings: &Arc<Settings>) {
+        let which = match self.debounce.take(clock::now()) {
+            None => return,
+            Some(Turn::Owed) => Which::Owed,
+            Some(Turn::Failed) => Which::Failed,
+        };
+        if let Some(duties) = self.look(settings, &which) {
+            self.run(settings, duties);
+        }
+    }
+
+    /// Returns when the turn that runs has ended; [`end`](Self::end) is to be told.
+    pub(super) async fn finished(&mut self) -> Ended {
+        match &mut self.running {
+            Some(task) => task.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// One has ended.
+    pub(super) fn end(&mut self, ended: &Ended, settings: &Settings) {
+        self.running = None;
+        match ended {
+            Ok(Told { again: false, .. }) => {
+                if !self.unseen {
+                    self.failed = 0;
+                }
+            }
+            Ok(_) => self.again(settings, Turn::Failed),
+            Err(error) => {
+                tracing::error!("The updates broke off: {error}");
+                // Nothing was written down, so all of them are still owed.
+                self.again(settings, Turn::Owed);
+            }
+        }
+    }
+
+    /// Plans the next try: of all that is owed, or of what failed only.
+    fn again(&mut self, settings: &Settings, turn: Turn) {
+        // What could not even be looked at has not failed, so the setting for that does not switch it off.
+        let pause = settings.update_retry.after(self.failed).or(self.unseen.then_some(RETRY));
+        let Some(pause) = pause else {
+            return tracing::error!("Failed updates run again at the next start, or by `update --failed`");
+        };
+        let turn = if self.unseen { Turn::Owed } else { turn };
+        self.failed = self.failed.saturating_add(1);
+        tracing::warn!("Failed updates run again in {} seconds", pause.as_secs());
+        let pause = i64::try_from(pause.as_secs()).unwrap_or(i64::MAX / 2);
+        self.debounce.retry(clock::now().saturating_add(pause), turn);
+    }
+
+    /// The one that runs is not waited for any longer.
+    pub(super) fn cut(&mut self) {
+        tracing::warn!("An update is cut off; it runs again at the next start");
+        self.running = None;
+    }
+}
+
+/// Returns at `due` (Unix seconds); never without.
+pub(super) async fn until(due: Option<i64>) {
+    match due {
+        Some(due) => {
+            let seconds = u64::try_from(due - clock::now()).unwrap_or_default();
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
