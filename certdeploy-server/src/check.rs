@@ -4,62 +4,16 @@
 mod lineages;
 mod places;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use certdeploy_common::daemon::exit::Exit;
-use certdeploy_common::daemon::logging::{LogLevel, Stream, escape};
+use certdeploy_common::daemon::findings::Findings;
+use certdeploy_common::daemon::logging::{LogLevel, Stream};
 
 use crate::cli::{Invocation, LogOptions};
 use crate::config::effective;
 use crate::config::{self, Examined, Settings};
-use crate::report::counted;
 use crate::{Failure, log};
-
-/// The most lines of one kind that are printed; the count of the rest follows.
-const LINES: usize = 1000;
-
-/// What was found.
-#[derive(Debug, Default)]
-struct Findings {
-    /// What keeps the program from doing its work.
-    errors: Vec<String>,
-    /// What a person should look at.
-    warnings: Vec<String>,
-    /// What is good to know.
-    notes: Vec<String>,
-}
-
-impl Findings {
-    fn error(&mut self, text: impl Into<String>) {
-        self.errors.push(text.into());
-    }
-
-    fn warn(&mut self, text: impl AsRef<str>) {
-        self.warnings.push(format!("warning: {}", text.as_ref()));
-    }
-
-    fn note(&mut self, text: impl AsRef<str>) {
-        self.notes.push(format!("note: {}", text.as_ref()));
-    }
-
-    /// The problems first, one line each.
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for lines in [&self.errors, &self.warnings, &self.notes] {
-            for line in lines.iter().take(LINES) {
-                // Names come from files that others write.
-                let _ = writeln!(text, "{}", escape(line));
-            }
-            if let Some(more @ 1..) = lines.len().checked_sub(LINES) {
-                let _ = writeln!(text, "... and {more} more");
-            }
-        }
-        let (errors, warnings) = (counted(self.errors.len(), "error"), counted(self.warnings.len(), "warning"));
-        let _ = writeln!(text, "{errors}, {warnings}");
-        text
-    }
-}
 
 pub(crate) fn check(invocation: &Invocation, effective: bool) -> Result<Exit, Failure> {
     log::without_settings(&invocation.log, Stream::Stderr);
@@ -105,7 +59,6 @@ fn say(text: &str) -> Exit {
 fn look(invocation: &Invocation, text: &str, settings: &Settings, findings: &mut Findings) {
     let file = &invocation.config;
     let at = config::Places::of(file, text);
-    places::config(file, findings);
     places::key(settings, findings);
     places::queue(settings, &at, findings);
     places::logs(settings, &invocation.log, &at, findings);

@@ -5,6 +5,7 @@ mod arguments;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use certdeploy_common::daemon::logging::LogLevel;
 use clap::ArgMatches;
@@ -64,6 +65,13 @@ pub enum Command {
         /// Print what holds, defaults included.
         effective: bool,
     },
+    /// Ask the daemon whether it works.
+    Healthcheck {
+        /// How long it may take to answer.
+        limit: Duration,
+    },
+    /// Print the systemd drop-in that fits the config.
+    Harden,
     /// Take a target or a lineage out of the queue.
     Forget {
         /// The target's or the lineage's name.
@@ -148,6 +156,10 @@ pub fn parse(argv: &[String], environment: &Environment) -> Result<Invocation, U
         Some(("status", sub)) => Command::Status { json: sub.get_flag("json") },
         Some(("keygen", sub)) => Command::Keygen { path: sub.get_one::<PathBuf>("path").cloned().unwrap_or_default() },
         Some(("check", sub)) => Command::Check { effective: sub.get_flag("effective") },
+        Some(("healthcheck", sub)) => Command::Healthcheck {
+            limit: Duration::from_secs(sub.get_one::<u64>("timeout").copied().unwrap_or_default()),
+        },
+        Some(("harden", _)) => Command::Harden,
         Some(("forget", sub)) => Command::Forget { name: text(sub, "name").unwrap_or_default() },
         Some(("enroll", sub)) => {
             Command::Enroll { host: text(sub, "host").unwrap_or_default(), fingerprint: text(sub, "fingerprint") }

@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod enroll;
 pub mod forget;
+pub mod harden;
 pub mod hook;
 pub mod lineage;
 mod log;
@@ -28,6 +29,7 @@ pub mod report;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::logging::Stream;
@@ -49,7 +51,7 @@ type Failure = Box<dyn std::error::Error>;
 /// Runs the command that the command line and the environment ask for.
 pub fn run() -> Exit {
     // Nothing we make is for others; before the first file and the first thread.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    renew::certbot::inherit_umask(rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077)));
     let understood = words().and_then(|(argv, environment)| cli::parse(&argv, &environment));
     match understood {
         Ok(invocation) => carry_out(&invocation),
@@ -96,6 +98,11 @@ fn carry_out(invocation: &Invocation) -> Exit {
         }
         Command::Status { json } => with_config(invocation, Need::Stderr, |settings| status(settings, *json)),
         Command::Check { effective } => check::check(invocation, *effective),
+        Command::Harden => {
+            log::without_settings(&invocation.log, Stream::Stderr);
+            harden::print(&invocation.config).map(|text| print(&text)).map_err(Failure::from)
+        }
+        Command::Healthcheck { limit } => healthcheck(invocation, *limit),
         Command::Forget { name } => with_config(invocation, Need::Stderr, |settings| forget::forget(&settings, name)),
         Command::Enroll { host, fingerprint } => enroll::enroll(invocation, host, fingerprint.as_deref()),
         Command::Enqueue(handed) => enqueue(invocation, handed),
@@ -152,6 +159,23 @@ fn print(text: &str) -> Exit {
 fn keygen(path: &Path) -> Result<Exit, Failure> {
     let line = key::generate(path, log::LOGGER)?;
     Ok(print(&format!("{line}\n")))
+}
+
+/// One line to stdout: it is what `docker inspect` shows. A daemon goes on when its config was broken since, so no more of it
+/// is looked at than is needed.
+fn healthcheck(invocation: &Invocation, limit: Duration) -> Result<Exit, Failure> {
+    log::without_settings(&invocation.log, Stream::Stderr);
+    let asked = config::queue_dir(&invocation.config).map_err(Failure::from).and_then(|queue_dir| {
+        block_on(async { dispatch::wake::ask(&queue_dir, limit).await.map_err(Failure::from) })?;
+        Ok(queue_dir)
+    });
+    Ok(match asked {
+        Ok(queue_dir) => print(&format!("healthy: the daemon of `{}` answers\n", queue_dir.display())),
+        Err(error) => {
+            let _ = print(&format!("unhealthy: {}\n", error.to_string().replace('\n', "; ")));
+            Exit::Failed
+        }
+    })
 }
 
 fn status(settings: Arc<Settings>, json: bool) -> Result<Exit, Failure> {

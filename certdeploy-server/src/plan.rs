@@ -1,6 +1,7 @@
 //! What is owed to whom, and what follows from how an attempt ended. Pure: it is handed lineages, rows and the time.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -98,7 +99,9 @@ pub fn change(target: &Target, known: &Known, readable: &Readable, cause: Cause<
     if anew && (force || !older) {
         return owe(force);
     }
-    let settled = held(target, known, readable).is_some_and(|holding| holding.digest == digest);
+    // It cannot have what is not there: what is missing is said until it is.
+    let whole = target.wanted.iter().all(|name| readable.bundle.file(*name).is_some());
+    let settled = whole && held(target, known, readable).is_some_and(|holding| holding.digest == digest);
     let fresh = |delivery: &Delivery| delivery.state != State::Refused;
     let same = |delivery: &Delivery| delivery.digest.as_ref() == Some(&digest);
     match existing {
@@ -158,6 +161,33 @@ pub fn change_unread(target: &Target, known: &Known, renewal: &Renewal) -> Optio
             force: renewal.force,
         })),
     }
+}
+
+/// What changes for `target` because a lineage that it holds is no good now: it is owed, and the attempt will say what is
+/// wrong. What is owed already stays as it is.
+#[must_use]
+pub fn change_spoiled(target: &Target, known: &Known, path: &Path, names: &BTreeSet<Domain>) -> Option<Change> {
+    let lineage = Lineage::of_path(path).ok()?;
+    let holds = known.holdings.iter().any(|holding| holding.lineage == lineage);
+    if holds && gets(target, &lineage, names) { change_lost(target, known, path) } else { None }
+}
+
+/// The same for a target that has lost it.
+#[must_use]
+pub fn change_lost(target: &Target, known: &Known, path: &Path) -> Option<Change> {
+    let lineage = Lineage::of_path(path).ok()?;
+    let owed = known.deliveries.iter().any(|delivery| delivery.lineage == lineage);
+    (!owed).then(|| {
+        Change::Owe(Owed {
+            target: target.id.clone(),
+            lineage,
+            path: path.to_owned(),
+            digest: None,
+            serial: None,
+            not_after: None,
+            force: false,
+        })
+    })
 }
 
 /// What is owed to nobody: its target is not in the config any more.

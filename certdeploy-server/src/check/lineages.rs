@@ -63,7 +63,7 @@ pub(super) fn look(settings: &Settings, at: &Places, findings: &mut Findings) {
 }
 
 fn receivers<'s>(settings: &'s Settings, readable: &Readable, served: &mut BTreeSet<&'s str>, findings: &mut Findings) {
-    let Readable { lineage, facts, bundle, .. } = readable;
+    let Readable { lineage, path, facts, bundle, spoiled } = readable;
     let gets = |target: &&Target| plan::gets(target, lineage, &facts.names);
     let receivers: Vec<&Target> = settings.targets.iter().filter(gets).collect();
     let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
@@ -72,6 +72,10 @@ fn receivers<'s>(settings: &'s Settings, readable: &Readable, served: &mut BTree
         for file in target.wanted.iter().filter(|file| bundle.file(**file).is_none()) {
             *missing.entry(file.as_str()).or_default() += 1;
         }
+    }
+    for (file, fault) in spoiled {
+        let targets = missing.remove(file.as_str()).unwrap_or_default();
+        findings.warn(format!("{}: {fault}; it is left out, and {targets} of its targets want it", path.display()));
     }
     for (file, targets) in missing {
         findings.warn(format!("lineage {lineage} has no {file}, which {targets} of its targets want"));

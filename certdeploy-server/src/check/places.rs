@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use certdeploy_common::fs::append;
 use certdeploy_common::ssh::key::fingerprint;
 use rustix::fs::Access;
 
@@ -15,14 +16,6 @@ use crate::push::login::agent_holds;
 use crate::queue::Queue;
 use crate::renew::certbot::program;
 use crate::renew::civil::Zone;
-
-pub(super) fn config(file: &Path, findings: &mut Findings) {
-    if file.metadata().is_ok_and(|meta| meta.mode() & 0o022 != 0) {
-        let path = file.display();
-        findings
-            .warn(format!("others can write {path} and with it run programs as us; mend it with: chmod go-w {path}"));
-    }
-}
 
 pub(super) fn key(settings: &Settings, findings: &mut Findings) {
     if let Some(name) = settings.key.missing_credential() {
@@ -131,7 +124,7 @@ pub(super) fn logs(settings: &Settings, given: &LogOptions, at: &Places, finding
         if matches!(path.to_str(), Some("stdout" | "stderr" | "/dev/stdout" | "/dev/stderr")) {
             continue;
         }
-        let Err(cause) = appendable(path) else { continue };
+        let Err(cause) = append::appendable(path) else { continue };
         let shown = path.display();
         findings.error(match given {
             Some(_) => format!("the log file {shown} cannot be written: {cause}"),
@@ -141,27 +134,6 @@ pub(super) fn logs(settings: &Settings, given: &LogOptions, at: &Places, finding
             ),
         });
     }
-}
-
-/// Whether a log file could be opened, found out without making it.
-fn appendable(path: &Path) -> io::Result<()> {
-    let meta = match path.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if !directory.metadata()?.is_dir() {
-                return Err(io::ErrorKind::NotADirectory.into());
-            }
-            return Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?);
-        }
-        meta => meta?,
-    };
-    if meta.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if meta.file_type().is_fifo() || meta.file_type().is_socket() {
-        return Err(io::Error::other("it is a pipe or a socket, not a file"));
-    }
-    Ok(rustix::fs::access(path, Access::WRITE_OK)?)
 }
 
 pub(super) fn certbot(settings: &Settings, at: &Places, findings: &mut Findings) {

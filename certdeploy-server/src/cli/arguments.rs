@@ -7,21 +7,12 @@ use clap::{Arg, ArgAction};
 /// The command line as clap sees it, also for manual pages and completions.
 #[must_use]
 pub fn command() -> clap::Command {
-    let option = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help).action(ArgAction::Set)
-    };
     let on = |name: &'static str, off: &'static str, help: &'static str| {
         Arg::new(name).long(name).help(help).action(ArgAction::SetTrue).overrides_with(off)
     };
     let off = |name: &'static str, on: &'static str| {
         Arg::new(name).long(name).action(ArgAction::SetTrue).overrides_with(on).hide(true)
     };
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of a table");
-    let path = Arg::new("path")
-        .value_name("PATH")
-        .required(true)
-        .value_parser(clap::value_parser!(PathBuf))
-        .help("Where to write the private key; the public key goes to PATH.pub");
     clap::Command::new("certdeploy-server")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Delivers renewed certificates to the hosts that use them")
@@ -44,27 +35,40 @@ pub fn command() -> clap::Command {
         .arg(option("log-filename", "PATH", "Append the log to this file as well").global(true))
         .arg(option("sftp-log-level", "LEVEL", "The same for the SSH and SFTP library").global(true))
         .arg(option("sftp-log-filename", "PATH", "Append what that library says to this file as well").global(true))
-        .subcommand(clap::Command::new("status").about("Show which target holds what, and what is owed").arg(json))
-        .subcommand(clap::Command::new("keygen").about("Make an SSH key pair (ed25519)").arg(path))
-        .subcommand(
-            clap::Command::new("check").about("Check config, keys and lineages without acting").after_help(CHECK).arg(
-                Arg::new("effective")
-                    .long("effective")
-                    .action(ArgAction::SetTrue)
-                    .help("Print the config as it holds, as YAML: every key, defaults and overrides included"),
-            ),
-        )
-        .subcommand(
-            clap::Command::new("forget")
-                .about("Take what is owed to a target, or of a lineage, out of the queue")
-                .arg(Arg::new("name").value_name("TARGET|LINEAGE").required(true)),
-        )
-        .subcommand(
-            clap::Command::new("enroll")
-                .about("Fetch the SSH host key of a target and, on a yes, pin it")
-                .arg(Arg::new("host").value_name("HOST[:PORT]").required(true))
-                .arg(option("fingerprint", "SHA256:...", "Pin without a question if the key has this fingerprint")),
-        )
+        .subcommands(subcommands())
+}
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help).action(ArgAction::Set)
+}
+
+fn subcommands() -> [clap::Command; 7] {
+    let sub = |name: &'static str, about: &'static str| clap::Command::new(name).about(about);
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of a table");
+    let path = Arg::new("path")
+        .value_name("PATH")
+        .required(true)
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("Where to write the private key; the public key goes to PATH.pub");
+    let effective = Arg::new("effective")
+        .long("effective")
+        .action(ArgAction::SetTrue)
+        .help("Print the config as it holds, as YAML: every key, defaults and overrides included");
+    let timeout = option("timeout", "SECONDS", "How long it may take to answer, in seconds")
+        .default_value("5")
+        .value_parser(clap::value_parser!(u64).range(1..=3600));
+    [
+        sub("status", "Show which target holds what, and what is owed").arg(json),
+        sub("keygen", "Make an SSH key pair (ed25519)").arg(path),
+        sub("check", "Check config, keys and lineages without acting").after_help(CHECK).arg(effective),
+        sub("healthcheck", "Ask the running daemon whether it works; exit code 0 if so, else 1").arg(timeout),
+        sub("harden", "Print a systemd drop-in that leaves the server just what this config and certbot's need"),
+        sub("forget", "Take what is owed to a target, or of a lineage, out of the queue")
+            .arg(Arg::new("name").value_name("TARGET|LINEAGE").required(true)),
+        sub("enroll", "Fetch the SSH host key of a target and, on a yes, pin it")
+            .arg(Arg::new("host").value_name("HOST[:PORT]").required(true))
+            .arg(option("fingerprint", "SHA256:...", "Pin without a question if the key has this fingerprint")),
+    ]
 }
 
 const CHECK: &str = "\

@@ -37,6 +37,8 @@ settings! {
             "Seconds between two comparisons of `live_directory` with what the targets hold.";
         fail_fast: Switch = yaml "false", old [],
             "Stop with exit code 1 at the first push or renewal that fails, instead of trying again.";
+        strict_modes: Switch = yaml "false", old [],
+            "Refuse to run when others can write the config, a key file, `known_hosts` or `renew_exec`, or a directory above them, or can read the passphrase; the message names the command that mends it. `false` only warns. Files that were mounted into a container only warn.";
         log_level: Level = yaml "ERROR", old [],
             "The least severe messages to log: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.";
         log_filename: Maybe<PathText> = yaml "null", old [], like ["log", "log_file", "logfile"],

@@ -9,19 +9,21 @@ pub mod identity;
 pub mod kinds;
 pub mod known_hosts;
 pub mod log;
+mod modes;
 pub mod paths;
 pub mod pins;
 pub mod settings;
 pub mod targets;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use certdeploy_common::fs::bounded::ReadError;
 use certdeploy_common::fs::text::{self, TextError};
 use certdeploy_common::setting::list::read_section;
 use certdeploy_common::setting::place::ConfigWarning;
+use certdeploy_common::setting::write;
 use certdeploy_common::setting::yaml::Content;
-use certdeploy_common::setting::{Complaint, ConfigError, Place, Problems, yaml};
+use certdeploy_common::setting::{Complaint, ConfigError, Place, Problems, Section, yaml};
 
 pub use settings::{Settings, Timeouts};
 pub use targets::{Burst, Target, TargetId};
@@ -99,6 +101,7 @@ fn understand(path: &Path, text: &str, demand: Demand) -> (Option<Settings>, Pro
     };
     let settings = written.and_then(|mut written| {
         paths::of_server(path, &mut written, &mut problems);
+        modes::look(path, &written, &mut problems);
         let further = directory::targets(&written.client_config_directory, &mut problems);
         settings::settings(path, written, further, demand, &mut problems)
     });
@@ -122,6 +125,21 @@ pub fn examine(path: &Path, text: &str) -> Examined {
     let (settings, problems) = understand(path, text, Demand::Pinned);
     let (errors, warnings) = problems.lines(path);
     Examined { settings, errors, warnings }
+}
+
+/// `queue_dir` of a config that may be wrong otherwise.
+///
+/// # Errors
+/// It cannot be read, or is no YAML.
+pub fn queue_dir(path: &Path) -> Result<PathBuf, LoadError> {
+    let node = yaml::parse(&text(path)?).map_err(|complaint| ConfigError::single(path, complaint))?;
+    let mut entries = write::complete(ServerFile::SETTINGS, node).into_iter();
+    let found = entries.find(|entry| entry.setting.key == "queue_dir").map(|entry| entry.node.content);
+    let written = match found {
+        Some(Content::Scalar { text, .. }) => text,
+        _ => String::new(),
+    };
+    Ok(paths::absolute(path, "queue_dir", Path::new(&written)))
 }
 
 /// Where the keys of a config stand, for complaints about what their values lead to.

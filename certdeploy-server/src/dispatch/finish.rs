@@ -1,6 +1,9 @@
 //! What follows from visits that have ended: written into the queue, all that ended together at once, and each target put
 //! back on the agenda. What is lost between the end of a visit and the disk is only done again.
 
+use std::time::Duration;
+
+use certdeploy_common::cert::Lineage;
 use certdeploy_common::fs::lock::Lock;
 use tokio::task::{Id, JoinError};
 
@@ -14,6 +17,9 @@ use crate::queue::{QueueError, Standing, State, Write};
 
 /// A visit that has ended.
 type Done = Result<(Id, Report), JoinError>;
+
+/// How soon after it was delivered again a lineage that is lost once more is left to the next comparison.
+const AGAIN: Duration = Duration::from_secs(3600);
 
 /// What of a visit matters to the agenda.
 struct Past {
@@ -98,13 +104,33 @@ impl<T: Transport> Dispatcher<T> {
             self.ended = Ended::FailedFast;
         }
         for lost in std::mem::take(&mut recorded.gone) {
-            self.look.lost(self.settings.live_directory.join(lost.lineage.as_str()), index);
+            self.has_lost(index, lost.lineage, now);
         }
         self.agenda.went(index, !recorded.failed && !recorded.silent);
         let open = |write: &&Write| matches!(write, Write::SetBack(_, setback) if setback.state != State::Refused);
         let open = recorded.writes.iter().filter(open).count();
         let (failed, passing, through) = (recorded.failed, recorded.passing, open < tried);
         Ok(Some((Past { index, failed, passing, open, through, _lock: lock }, recorded)))
+    }
+
+    /// What was lost is delivered again at once, but not again and again: something at the target may change its files
+    /// after each deployment, and would be told of each.
+    fn has_lost(&mut self, index: usize, lineage: Lineage, now: Millis) {
+        let path = self.settings.live_directory.join(lineage.as_str());
+        let before = self.lost.get(&(index, lineage.clone())).copied();
+        if before.is_some_and(|before| before.until(now) < AGAIN) {
+            let target = self.targets.get(index).map(|target| target.id.to_string()).unwrap_or_default();
+            tracing::error!(
+                "{target} has lost {lineage} again, soon after it was delivered again: does something there change deployed \
+                 files? It is delivered at the daemon's next comparison"
+            );
+            if self.mode == Mode::Once && self.ended == Ended::Quietly {
+                self.ended = Ended::UpdatesFailed;
+            }
+            return;
+        }
+        self.lost.insert((index, lineage), now);
+        self.look.lost(path, index);
     }
 
     /// `--push`: another visit, if something is still untried, or another attempt of the burst.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use certdeploy_common::cert::Lineage;
+use certdeploy_common::cert::{Lineage, check};
 use tokio::task::JoinHandle;
 
 use super::shelf::{Read, Shelf};
@@ -238,7 +238,16 @@ fn changes<'a>(
             }
             changes
         }
-        (Err(_), Item::Compare(_) | Item::Lost(..)) => Vec::new(),
+        // Nothing else remembers it: the attempt says what is wrong, or comes again.
+        (Err(_), Item::Lost(path, _)) => {
+            targets.filter_map(|target| plan::change_lost(target, of(target), path)).collect()
+        }
+        // Who holds it waits for its renewal: that it cannot be had is no matter of the log alone.
+        (Err((error, Some(bundle))), Item::Compare(path)) if error.is_permanent() && !error.is_expiry() => {
+            let names = check::leaf_names(bundle);
+            targets.filter_map(|target| plan::change_spoiled(target, of(target), path, &names)).collect()
+        }
+        (Err(_), Item::Compare(_)) => Vec::new(),
     }
 }
 

@@ -3,7 +3,6 @@
 
 mod agenda;
 mod finish;
-mod jump;
 mod look;
 mod record;
 mod room;
@@ -16,7 +15,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::notify::Heart;
+use certdeploy_common::daemon::steady::{self, Steady};
 use certdeploy_common::fs::lock::Lock;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
@@ -29,7 +30,6 @@ use crate::queue::{Queue, QueueError, Standing};
 use crate::report::counted;
 use agenda::Agenda;
 use finish::Round;
-use jump::Steady;
 use look::Look;
 use room::Room;
 use shelf::Shelf;
@@ -80,6 +80,8 @@ pub struct Dispatcher<T> {
     /// `--push`: failed visits to each target.
     failures: HashMap<usize, u32>,
     rounds: HashMap<usize, Round>,
+    /// When a target lost a lineage last that was delivered again at once.
+    lost: HashMap<(usize, Lineage), Millis>,
     /// Since when another process has been at a target.
     busy_since: HashMap<usize, Millis>,
     steady: Steady,
@@ -124,8 +126,9 @@ impl<T: Transport> Dispatcher<T> {
             to_ask: HashSet::new(),
             failures: HashMap::new(),
             rounds: HashMap::new(),
+            lost: HashMap::new(),
             busy_since: HashMap::new(),
-            steady: Steady::new(now),
+            steady: Steady::new(now.0),
             leaving: false,
             start_at: now,
             look_at: now,
@@ -177,13 +180,16 @@ impl<T: Transport> Dispatcher<T> {
             if idle {
                 self.shelf.clear();
             }
-            if idle && (self.ended == Ended::FailedFast || (self.mode == Mode::Once && self.agenda.is_empty())) {
+            if idle
+                && (self.ended == Ended::FailedFast
+                    || (self.mode == Mode::Once && self.agenda.is_empty() && !self.look.is_busy()))
+            {
                 return Ok(self.ended);
             }
             let pause = self.pause(now);
             tokio::select! {
                 Some(done) = self.running.join_next_with_id(), if !idle => self.finish(done)?,
-                Some(read) = self.look.read(now), if self.mode == Mode::Daemon && self.look.is_busy() => {
+                Some(read) = self.look.read(now), if self.look.is_busy() => {
                     let now = self.now()?;
                     let touched = self.look.take(&mut self.queue, &self.targets, read, now)?;
                     self.schedule(touched, now)?;
@@ -256,15 +262,15 @@ impl<T: Transport> Dispatcher<T> {
     /// The time; and if the clock was set, everything that waits keeps waiting for as long as before.
     fn now(&mut self) -> Result<Millis, QueueError> {
         let now = (self.clock)();
-        let Some(by) = self.steady.jump(now) else { return Ok(now) };
-        tracing::warn!("The clock was set {}; what waits goes on waiting for as long as before", jump::words(by));
+        let Some(by) = self.steady.jump(now.0) else { return Ok(now) };
+        tracing::warn!("The clock was set {}; what waits goes on waiting for as long as before", steady::words(by));
         // One of those who share the queue does it, else what waits is moved twice: the daemon's present loop.
         if self.mode == Mode::Daemon && !self.leaving {
             self.queue.shift(by, Millis(now.0.saturating_sub(by)))?;
         }
         self.agenda.shift(by);
         let times = [&mut self.start_at, &mut self.look_at, &mut self.reconcile_at, &mut self.gather_until];
-        for at in times.into_iter().chain(self.busy_since.values_mut()) {
+        for at in times.into_iter().chain(self.busy_since.values_mut()).chain(self.lost.values_mut()) {
             at.0 = at.0.saturating_add(by);
         }
         Ok(now)

@@ -151,9 +151,14 @@ async fn prepare(target: &Target, shelf: &Shelf, delivery: &Delivery, now: Milli
         return Err(End::NotNeeded);
     }
     let domains = plan::needed(target, &readable.facts.names);
-    let Readable { lineage, path, bundle, facts } = readable;
+    let Readable { lineage, path, bundle, facts, spoiled } = readable;
     let missing = |name: &&FileName| bundle.file(**name).is_none();
     if let Some(name) = target.wanted.iter().find(missing) {
+        if let Some((_, fault)) = spoiled.iter().find(|(spoiled, _)| spoiled == name) {
+            let error = format!("lineage `{}`: {fault}, and this target needs it", path.display());
+            let digest = bundle.only(&target.wanted).digest();
+            return Err(End::failed(Failure::Refused(Some(digest)), error));
+        }
         let error = format!("lineage `{}` has no {name}, which this target needs", path.display());
         return Err(End::failed(Failure::Passing, error));
     }
@@ -253,6 +258,11 @@ pub(super) fn news(known: Vec<Holding>, told: &Holdings, now: Millis) -> News {
             news.gone.push(known);
             continue;
         };
+        // A rollback makes a new generation; this is an old one because the newer is lost.
+        if held.digest != known.digest && known.generation.is_some_and(|number| held.generation < number) {
+            news.gone.push(known);
+            continue;
+        }
         let mut holding = known.clone();
         if held.digest != holding.digest && holding.serial != held.serial {
             tracing::warn!(

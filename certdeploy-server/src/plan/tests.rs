@@ -41,6 +41,7 @@ fn readable(names: &[&str], content: &str) -> Readable {
             leaf: String::new(),
             warnings: vec![],
         },
+        spoiled: vec![],
     }
 }
 

@@ -219,7 +219,8 @@ fn is_usable(path: &Path) -> Result<std::fs::Metadata, QueueError> {
 /// Takes away what group and others may do; a directory that others put things into is left as it is.
 fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     let ours = |name: &str| {
-        name.starts_with("queue.") || ["lock", "daemon.lock", "renew.lock", "wake.sock", "test"].contains(&name)
+        name.starts_with("queue.")
+            || ["lock", "daemon.lock", "renew.lock", "wake.sock", "health.sock", "test"].contains(&name)
     };
     let mut others = path.read_dir()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let shown = path.display();

@@ -6,8 +6,10 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -158,6 +160,24 @@ pub async fn run(policy: &RenewPolicy, config: &Path, stop: &CancellationToken) 
 }
 
 /// Starts it, both outputs in one pipe, so that its lines stay in order.
+/// The umask that we were started with. Ours is stricter, and certbot's certificates are for who reads them.
+static UMASK: OnceLock<Mode> = OnceLock::new();
+
+/// Notes what umask `renew_exec` is to have.
+pub fn inherit_umask(umask: Mode) {
+    let _ = UMASK.set(umask);
+}
+
+/// A child takes its umask from the moment of its birth. What others of our threads make meanwhile lies in the queue's
+/// directory, which is nobody else's, or has its mode said.
+fn born(command: &mut Command) -> std::io::Result<Child> {
+    let Some(theirs) = UMASK.get() else { return command.spawn() };
+    let ours = rustix::process::umask(*theirs);
+    let spawned = command.spawn();
+    rustix::process::umask(ours);
+    spawned
+}
+
 async fn spawn(program: &Path, policy: &RenewPolicy, config: &Path) -> std::io::Result<(Child, pipe::Receiver)> {
     let (reader, writer) = std::io::pipe()?;
     let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
@@ -174,7 +194,7 @@ async fn spawn(program: &Path, policy: &RenewPolicy, config: &Path) -> std::io::
         .kill_on_drop(true);
     let mut tries = 0;
     loop {
-        match command.spawn() {
+        match born(&mut command) {
             Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
