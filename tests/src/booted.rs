@@ -1,26 +1,55 @@
 //! A Debian with systemd as its first process, booted by systemd-nspawn from the root file system that `tests/setup`
-//! made. What it changes is gone with it. It shares the network with the tests.
+//! made. What it changes is gone with it, unless it has a root file system of its own. It shares the network with the
+//! tests.
 
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::network::Network;
 use crate::process::{Ran, children, command, run};
 use crate::wait::{holds_within, until};
 
-/// The root file system, below Cargo's target directory.
+/// The root file system that most tests boot.
+pub const PLAIN: &str = "bookworm-2";
+/// The one of the guides: with certbot, sshd, cron and make as well.
+pub const GUIDES: &str = "guides-1";
+
+/// The root file system of this name, below Cargo's target directory.
 ///
 /// # Panics
 /// It has not been made.
 #[must_use]
-pub fn root() -> PathBuf {
+pub fn root(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");
-    let roots = own.ancestors().map(|folder| folder.join("booted/bookworm-1"));
+    let mut roots = own.ancestors().map(|folder| folder.join("booted").join(name));
     let made = |root: &PathBuf| root.join("usr/lib/systemd/systemd").exists();
-    roots.into_iter().find(made).expect("`booted/bookworm-1` below the target directory: run tests/setup first")
+    roots.find(made).unwrap_or_else(|| panic!("`booted/{name}` below the target directory: run tests/setup first"))
+}
+
+/// A root file system of one's own, below `folder`: it keeps what is changed, over boots.
+///
+/// # Panics
+/// The disk is full.
+#[must_use]
+pub fn own_root(folder: &Path) -> PathBuf {
+    own_root_of(PLAIN, folder)
+}
+
+/// The same, made of the one of this name.
+///
+/// # Panics
+/// The disk is full.
+#[must_use]
+pub fn own_root_of(name: &str, folder: &Path) -> PathBuf {
+    let own = folder.join("root");
+    let mut copy = command("/bin/cp");
+    copy.args(["-a", "--reflink=auto"]).arg(root(name)).arg(&own);
+    let _ = run(copy).ended(0);
+    own
 }
 
 /// A running one.
@@ -42,6 +71,29 @@ impl Booted {
     /// It does not come up.
     #[must_use]
     pub fn start(folder: &Path, binds: &[(PathBuf, &str)]) -> Self {
+        Self::boot(folder, &root(PLAIN), &["--volatile=overlay"], binds)
+    }
+
+    /// Boots one whose root file system keeps what it changes, see [`own_root`].
+    ///
+    /// # Panics
+    /// It does not come up.
+    #[must_use]
+    pub fn start_own(folder: &Path, root: &Path) -> Self {
+        Self::boot(folder, root, &[], &[])
+    }
+
+    /// The same, in a network of its own.
+    ///
+    /// # Panics
+    /// It does not come up.
+    #[must_use]
+    pub fn start_on(folder: &Path, root: &Path, network: &Network) -> Self {
+        let option = format!("--network-namespace-path={}", network.path().display());
+        Self::boot(folder, root, &[&option], &[])
+    }
+
+    fn boot(folder: &Path, root: &Path, options: &[&str], binds: &[(PathBuf, &str)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let machine = format!("certdeploy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let bus = folder.join("bus");
@@ -56,9 +108,9 @@ impl Booted {
             cgroups(&machine).iter().map(|group| format!("echo $$ >{}/cgroup.procs", group.display())).collect();
         let mut nspawn = command("/bin/sh");
         nspawn.arg("-c").arg(format!("{}; exec systemd-nspawn \"$@\"", enter.join("; "))).arg("sh");
-        nspawn.args(["-q", "--register=no", "--keep-unit", "--console=pipe", "--volatile=overlay"]);
+        nspawn.args(["-q", "--register=no", "--keep-unit", "--console=pipe"]).args(options);
         nspawn.args(["--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"]);
-        nspawn.arg(format!("--machine={machine}")).arg("-D").arg(root());
+        nspawn.arg(format!("--machine={machine}")).arg("-D").arg(root);
         nspawn.arg(format!("--bind={}:/run/dbus", bus.display()));
         for (from, to) in binds {
             nspawn.arg(format!("--bind-ro={}:{to}", from.display()));
@@ -81,12 +133,24 @@ impl Booted {
         format!("unix:path={}", self.bus.join("system_bus_socket").display())
     }
 
+    /// Runs a line of a shell inside.
+    #[must_use]
+    pub fn shell(&self, line: &str) -> Ran {
+        self.run(&["/bin/sh", "-c", line])
+    }
+
     /// Runs a command inside.
     #[must_use]
     pub fn run(&self, words: &[&str]) -> Ran {
+        run(self.command(words))
+    }
+
+    /// A command that runs inside.
+    #[must_use]
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut nsenter = command("/usr/bin/nsenter");
         nsenter.arg("-t").arg(self.leader.to_string()).arg("-a").args(words);
-        run(nsenter)
+        nsenter
     }
 
     /// What `systemctl show` says of one property of a unit.

@@ -56,6 +56,13 @@ impl Validity {
         Self { from, to: from + 90 * DAY }
     }
 
+    /// 90 days that begin tomorrow.
+    #[must_use]
+    pub fn from_tomorrow() -> Self {
+        let from = now() + DAY;
+        Self { from, to: from + 90 * DAY }
+    }
+
     /// Ended an hour ago; begun later than [`Validity::usual`], so that it is not refused for being older.
     #[must_use]
     pub fn over() -> Self {
@@ -99,12 +106,24 @@ impl Ca {
     /// A name is none.
     #[must_use]
     pub fn issue(&self, names: &[String], validity: Validity) -> Issued {
-        let key = KeyPair::generate().expect("a key");
+        self.sign(&KeyPair::generate().expect("a key"), names, validity)
+    }
+
+    /// Issues a leaf with the key of an earlier one, as certbot's `--reuse-key` does.
+    ///
+    /// # Panics
+    /// A name is none.
+    #[must_use]
+    pub fn issue_again(&self, earlier: &Issued, names: &[String], validity: Validity) -> Issued {
+        self.sign(&KeyPair::from_pem(&earlier.privkey).expect("a key"), names, validity)
+    }
+
+    fn sign(&self, key: &KeyPair, names: &[String], validity: Validity) -> Issued {
         let mut params = CertificateParams::new(names.to_vec()).expect("names");
         date(validity.from)(&mut params, true);
         date(validity.to)(&mut params, false);
         params.distinguished_name.push(DnType::CommonName, names.first().map_or("", String::as_str));
-        let cert = unix(&params.signed_by(&key, &self.issuer).expect("a certificate").pem());
+        let cert = unix(&params.signed_by(key, &self.issuer).expect("a certificate").pem());
         Issued {
             fullchain: format!("{cert}{}", self.chain),
             cert,

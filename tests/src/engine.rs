@@ -2,6 +2,7 @@
 //! whatever else runs on the machine is not met. Its one image is busybox.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::need::find;
@@ -16,6 +17,21 @@ pub const IMAGE: &str = "test/busybox";
 pub struct Engine {
     socket: PathBuf,
     _daemon: Daemon,
+    // After the daemon, which may still use it.
+    _left: NetworkNamespace,
+}
+
+/// What an engine leaves mounted in its folder, which could not be removed because of it.
+#[derive(Debug)]
+struct NetworkNamespace(PathBuf);
+
+impl Drop for NetworkNamespace {
+    fn drop(&mut self) {
+        let mut umount = command("/usr/bin/umount");
+        umount.arg("-l").arg(&self.0);
+        // There is none if it never came up.
+        let _ = run(umount);
+    }
 }
 
 impl Engine {
@@ -25,18 +41,27 @@ impl Engine {
     /// It does not come up.
     #[must_use]
     pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, command(find("dockerd").expect("dockerd")), &[])
+    }
+
+    /// Starts one by `dockerd`, which may be a command that runs it elsewhere, with more words.
+    ///
+    /// # Panics
+    /// It does not come up.
+    #[must_use]
+    pub fn start_with(folder: &Path, mut dockerd: Command, more: &[&str]) -> Self {
         let path = |name: &str| folder.join(name);
         std::fs::create_dir_all(path("image/bin")).expect("a folder");
         // The machine's own settings are not for this one.
         std::fs::write(path("daemon.json"), "{}").expect("write daemon.json");
         let socket = path("docker.sock");
-        let mut dockerd = command(find("dockerd").expect("dockerd"));
         dockerd.arg("--config-file").arg(path("daemon.json")).arg("--data-root").arg(path("data"));
         dockerd.arg("--exec-root").arg(path("exec")).arg("--pidfile").arg(path("pid"));
         dockerd.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"]);
-        dockerd.arg("-H").arg(format!("unix://{}", socket.display()));
+        dockerd.arg("-H").arg(format!("unix://{}", socket.display())).args(more);
         let daemon = Daemon::start("dockerd", dockerd, &path("dockerd.log"));
-        let engine = Self { socket, _daemon: daemon };
+        let left = NetworkNamespace(path("exec/netns/default"));
+        let engine = Self { socket, _daemon: daemon, _left: left };
         until("dockerd answers", Duration::from_secs(60), || {
             (engine.docker(&["version"]).code == Some(0)).then_some(())
         });
@@ -61,9 +86,7 @@ impl Engine {
     /// Runs the docker command.
     #[must_use]
     pub fn docker(&self, words: &[&str]) -> Ran {
-        let mut docker = command("/usr/bin/docker");
-        docker.arg("-H").arg(self.url()).args(words);
-        run(docker)
+        docker_at(&self.socket, words)
     }
 
     /// Runs it and gives what it printed.
@@ -75,11 +98,36 @@ impl Engine {
         self.docker(words).ended(0).stdout.trim().to_owned()
     }
 
+    /// The path of its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What the engine says of something, as JSON: `docker WORDS... inspect` of one thing.
+    ///
+    /// # Panics
+    /// It is not there.
+    #[must_use]
+    pub fn inspect(&self, kind: &str, name: &str) -> serde_json::Value {
+        let text = self.ask(&[kind, "inspect", name]);
+        let mut all: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+        all.swap_remove(0)
+    }
+
     /// Makes it the manager of a swarm of its own.
     pub fn swarm(&self) {
         let listen = format!("127.0.0.1:{}", free_port());
         let _ = self.ask(&["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", &listen]);
     }
+}
+
+/// Runs the docker command on the engine behind a socket.
+#[must_use]
+pub fn docker_at(socket: &Path, words: &[&str]) -> Ran {
+    let mut docker = command("/usr/bin/docker");
+    docker.arg("-H").arg(format!("unix://{}", socket.display())).args(words);
+    run(docker)
 }
 
 impl Drop for Engine {

@@ -2,7 +2,7 @@
 //! block device and nothing that was only in the page cache; the journal is replayed when the copy is mounted.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -56,18 +56,39 @@ impl LoopImage {
 
     /// Back to the baseline.
     pub fn restore(&mut self) {
+        let copy = self.file.with_extension("copy");
+        std::fs::copy(self.file.with_extension("baseline"), &copy).expect("copy the image");
         self.detach();
-        std::fs::copy(self.file.with_extension("baseline"), &self.file).expect("copy the image");
+        self.become_file(&copy);
         self.attach();
     }
 
     /// The power fails now and comes back: what was not on the disk is gone.
     pub fn cut_power(&mut self) {
         let after = self.file.with_extension("after");
-        std::fs::copy(&self.file, &after).expect("copy the image");
+        std::fs::write(&after, self.instant()).expect("copy the image");
         self.detach();
-        std::fs::rename(&after, &self.file).expect("put the copy in its place");
+        self.become_file(&after);
         self.attach();
+    }
+
+    /// Another file in the place of the image, never other bytes in the same file: whoever asks for the devices of this
+    /// machine at the wrong moment keeps the old one alive, and `mount` would use it again, with what it has in memory.
+    fn become_file(&self, other: &Path) {
+        std::fs::rename(other, &self.file).expect("put the copy in its place");
+    }
+
+    /// What the device holds at one instant. Anybody on this machine may have everything written out at any time
+    /// (`sync(2)`), and a copy that is made meanwhile has blocks from before and after, which no disk ever had. Two copies
+    /// that are the same are what there was between them.
+    fn instant(&self) -> Vec<u8> {
+        let read = || std::fs::read(&self.file).expect("read the image");
+        let mut last = read();
+        until("the image rests", PATIENCE, || {
+            let before = std::mem::replace(&mut last, read());
+            (before == last).then_some(())
+        });
+        last
     }
 
     fn attach(&mut self) {

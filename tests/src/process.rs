@@ -1,5 +1,6 @@
 //! Child processes: daemons that write to a file and end with their owner, and runs with a time limit.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -220,6 +221,17 @@ pub fn free_port() -> u16 {
 #[must_use]
 pub fn port_is_free(port: u16) -> bool {
     std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// The descriptors of a process and what they lead to.
+///
+/// # Panics
+/// It is gone.
+#[must_use]
+pub fn open_files(id: u32) -> BTreeMap<String, PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{id}/fd")).expect("the descriptors of a process").flatten();
+    let target = |entry: &std::fs::DirEntry| std::fs::read_link(entry.path()).unwrap_or_default();
+    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), target(&entry))).collect()
 }
 
 /// The ids of the children of a process.

@@ -1,14 +1,15 @@
-//! The Python certdeploy-client as a daemon on a loopback port, in the versions that `tests/setup` made.
+//! The Python programs on loopback, in the versions that `tests/setup` made: the client as a daemon, and the server.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use certdeploy_common::ssh::key;
 
-use crate::Lineage;
 use crate::peer::Peer;
-use crate::process::{Daemon, command, free_port};
+use crate::process::{Daemon, Ran, command, free_port, run};
 use crate::wait::{PATIENCE, until};
+use crate::{Lineage, Target, World};
 
 /// A running Python certdeploy-client.
 #[derive(Debug)]
@@ -108,5 +109,77 @@ impl Python {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.daemon.said().matches("Got connection from").count()
+    }
+}
+
+/// The Python certdeploy-server, for one target.
+#[derive(Debug)]
+pub struct Server {
+    /// `server.yml`.
+    pub config: PathBuf,
+    program: PathBuf,
+    letsencrypt: PathBuf,
+    hook: PathBuf,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Sets one up in place of the world's own: certbot's hook is a link to it. `path` is written as it is.
+    ///
+    /// # Panics
+    /// `tests/setup` did not make this version.
+    #[must_use]
+    pub fn new(version: &str, world: &World, target: &Target, path: &str) -> Self {
+        let program = program(version, "certdeploy-server").expect("made by tests/setup");
+        let folder = world.path("server/python");
+        std::fs::create_dir_all(folder.join("queue")).expect("a folder");
+        let letsencrypt = world.letsencrypt();
+        let hook = letsencrypt.join("renewal-hooks/deploy/certdeploy-hook");
+        let _ = std::fs::remove_file(&hook);
+        std::os::unix::fs::symlink(&program, &hook).expect("the hook's symlink");
+        let config = folder.join("server.yml");
+        let mock = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/mock/mock-certbot.sh");
+        let text = format!(
+            "privkey_filename: {}\nqueue_dir: {}\nlog_level: DEBUG\nrenew_exec: {}\nclient_configs:\n  - address: 127.0.0.1\n    \
+             port: {}\n    path: {path}\n    pubkey: {}\n    domains: [{}]\n    needs_chain: true\n",
+            world.server_key().display(),
+            folder.join("queue").display(),
+            mock.display(),
+            target.connect_port,
+            target.pinned,
+            target.domains.join(", "),
+        );
+        std::fs::write(&config, text).expect("write server.yml");
+        Self { program, config, letsencrypt, hook, log: folder.join("server.log") }
+    }
+
+    fn at(&self, program: &Path) -> Command {
+        let mut command = command(program);
+        command.env("CERTDEPLOY_SERVER_CONFIG", &self.config).env("MOCK_LETSENCRYPT", &self.letsencrypt);
+        command
+    }
+
+    /// Runs the hook as certbot does; `lineage` is what it calls the directory.
+    #[must_use]
+    pub fn hook(&self, lineage: &str, domains: &str) -> Ran {
+        let mut hook = self.at(&self.hook);
+        hook.env("RENEWED_LINEAGE", lineage).env("RENEWED_DOMAINS", domains);
+        run(hook)
+    }
+
+    /// Runs it with arguments.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.at(&self.program);
+        command.args(arguments);
+        run(command)
+    }
+
+    /// Starts it with arguments.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str]) -> Daemon {
+        let mut command = self.at(&self.program);
+        command.args(arguments);
+        Daemon::start("Python certdeploy-server", command, &self.log)
     }
 }

@@ -4,16 +4,31 @@ use std::fmt::Write as _;
 
 use certdeploy_common::setting::{Default, Setting};
 
-/// A Markdown table of these settings, and one for each section inside them.
+/// A Markdown table of these settings, and one for each section inside them. A section that several settings have is
+/// shown once, under all their names.
 #[must_use]
 pub fn render(settings: &'static [Setting]) -> String {
+    let mut sections: Vec<(Vec<String>, &'static [Setting])> = Vec::new();
+    collect("", settings, &mut sections);
     let mut text = table(settings);
-    for setting in settings {
-        if let Some(inside) = setting.kind.inside {
-            let _ = write!(text, "\n**`{}`**\n\n{}", setting.key, table(inside));
-        }
+    for (names, inside) in sections {
+        let _ = write!(text, "\n**`{}`**\n\n{}", names.join("`, `"), table(inside));
     }
     text
+}
+
+fn collect(at: &str, settings: &'static [Setting], sections: &mut Vec<(Vec<String>, &'static [Setting])>) {
+    for setting in settings {
+        let Some(inside) = setting.kind.inside else { continue };
+        let name = format!("{at}{}", setting.key);
+        match sections.iter_mut().find(|(_, known)| std::ptr::eq(*known, inside)) {
+            Some((names, _)) => names.push(name),
+            None => {
+                sections.push((vec![name.clone()], inside));
+                collect(&format!("{name}."), inside, sections);
+            }
+        }
+    }
 }
 
 fn table(settings: &[Setting]) -> String {

@@ -8,6 +8,7 @@ use certdeploy_common::ssh::key;
 use crate::need::find;
 use crate::peer::{Account, Peer};
 use crate::process::{Daemon, command, free_port};
+use crate::shipped::file;
 use crate::wait::{PATIENCE, until};
 
 /// A running sshd that lets root in.
@@ -39,6 +40,8 @@ pub enum Serves<'a> {
     External,
     /// By sshd itself, with this directory as the root; its parents belong to root alone.
     Chroot(&'a Path),
+    /// By sshd itself, as `packaging/sshd_config.d` has it, with this directory in the place of `/var/cache`.
+    Shipped(&'a Path),
 }
 
 /// Starts one in `folder` that lets the owner of `pusher_key` in. Its `path` is where a session begins.
@@ -56,6 +59,7 @@ pub fn start(folder: &Path, pusher_key: &str, serves: Serves<'_>) -> (Peer, Daem
             "Subsystem sftp internal-sftp\nForceCommand internal-sftp -d /incoming\nChrootDirectory {}\n",
             root.display()
         ),
+        Serves::Shipped(root) => format!("Subsystem sftp internal-sftp\n{}", shipped(account.name, root, folder)),
     };
     let staged = match serves {
         Serves::Internal | Serves::External => account.home.clone(),
@@ -65,9 +69,23 @@ pub fn start(folder: &Path, pusher_key: &str, serves: Serves<'_>) -> (Peer, Daem
             account.owns(&incoming);
             incoming
         }
+        Serves::Shipped(root) => {
+            let source = root.join("certdeploy");
+            std::fs::create_dir_all(&source).expect("a folder");
+            account.owns(&source);
+            source
+        }
     };
     let (port, host_key, daemon) = run(folder, pusher_key, &lines, |program| account.command(&program));
     (Peer::new("sshd", port, &host_key, account.name, &staged), daemon)
+}
+
+/// The shipped lines for another account, another place, and keys in `folder`.
+fn shipped(account: &str, root: &Path, folder: &Path) -> String {
+    let text = std::fs::read_to_string(file("packaging/sshd_config.d/certdeploy.conf")).expect("the shipped lines");
+    text.replace("User certdeploy", &format!("User {account}"))
+        .replace("/var/cache", &root.display().to_string())
+        .replace("/etc/certdeploy/authorized_keys", &folder.join("authorized_keys").display().to_string())
 }
 
 /// Starts some in `folder` for root that run `program` with one argument in the place of their own SFTP: each argument

@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use certdeploy_tests::World;
+use certdeploy_tests::pass::Pass;
+use certdeploy_tests::process::{binary, command, run};
 use certdeploy_tests::wait::{PATIENCE, until};
 
 #[test]
@@ -63,4 +65,62 @@ fn options_and_variables_beat_the_config_and_a_file_that_cannot_be_written_is_sa
     );
     let ran = run(&[], &[("CERTDEPOLY_CLIENT_SFTP_LOG_LEVEL", std::path::Path::new("loud"))]).ended(2);
     assert!(ran.said().contains("CERTDEPOLY_CLIENT_SFTP_LOG_LEVEL"), "{}", ran.said());
+}
+
+#[track_caller]
+fn has_line(said: &str, start: &str) {
+    assert!(said.lines().any(|line| line.starts_with(start)), "no line starts with {start:?}:\n{said}");
+}
+
+#[test]
+fn the_words_people_grep_for_have_their_levels() {
+    let world = World::new();
+    let lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "words");
+    let said = run(pass.command("update_services:\n  - {type: script, name: /bin/true}\n")).ended(0).stdout;
+    has_line(&said, "DEBUG:certdeploy-client: Running one off deploy");
+    has_line(&said, "INFO:certdeploy-client: Deploying new certs");
+    has_line(&said, "INFO:certdeploy-client: Updating services");
+    has_line(&said, "INFO:certdeploy-client: Script /bin/true returned=0");
+    has_line(&said, "INFO:certdeploy-client: Updated services");
+    let mut none = command(binary("certdeploy-client"));
+    none.args(["--config", "/nowhere/client.yml"]);
+    has_line(&run(none).ended(1).said(), "ERROR:certdeploy-client: Config file \"/nowhere/client.yml\" not found");
+
+    let mut target = world.target("web", &["a.example"]);
+    target.updates = false;
+    target.extra = "update_services: [{type: script, name: /bin/true}]\n".to_owned();
+    target.write_config();
+    world.write_server(&[&target]);
+    let client = target.start();
+    let _ = world.hook(&lineage).ended(0);
+    let _ = world.server(&["--push"]).ended(0);
+    until("it is queued", PATIENCE, || client.said().contains("Queueing updates for services").then_some(()));
+    has_line(&client.said(), "DEBUG:certdeploy-client: Running daemon");
+    has_line(
+        &client.said(),
+        &format!("INFO:certdeploy-client: Listening for incoming connections at 127.0.0.1:{}", target.port),
+    );
+    has_line(&client.said(), "INFO:certdeploy-client: Got connection from ('127.0.0.1', ");
+}
+
+#[test]
+fn the_level_comes_from_option_variable_and_config_in_this_order() {
+    let world = World::new();
+    let lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "level");
+    let shows = |variables: &[(&str, &str)], more: &[&str]| {
+        let mut client = pass.command("");
+        let config = std::fs::read_to_string(pass.path("client.yml")).expect("client.yml");
+        std::fs::write(pass.path("client.yml"), config.replace("log_level: DEBUG", "log_level: ERROR")).expect("write");
+        client.envs(variables.iter().copied()).args(more);
+        run(client).ended(0).said().contains("DEBUG:certdeploy-client: Running one off deploy")
+    };
+    assert!(!shows(&[], &[]));
+    for name in ["CERTDEPLOY_CLIENT_LOG_LEVEL", "LOG_LEVEL"] {
+        assert!(shows(&[(name, "DEBUG")], &[]), "{name}");
+        assert!(!shows(&[(name, "DEBUG")], &["--log-level", "ERROR"]), "{name}");
+    }
+    assert!(!shows(&[("LOG_LEVEL", "debug"), ("CERTDEPLOY_CLIENT_LOG_LEVEL", "ERROR")], &[]), "the weakest name");
+    assert!(!shows(&[("LOG_LEVEL", "nonsense")], &[]));
 }

@@ -1,7 +1,9 @@
 //! Failed updates: only they run again, by the daemon itself, by the next pass, and by `update --failed`.
 
 use std::path::Path;
+use std::process::Command;
 
+use certdeploy_common::fs::lock::{self, Lock};
 use certdeploy_common::ssh::key;
 use certdeploy_tests::pass::Pass;
 use certdeploy_tests::process::{Daemon, free_port, run};
@@ -129,4 +131,76 @@ fn the_daemon_runs_what_failed_again_by_itself() {
     until("the ledger says done", PATIENCE, || done(&pass.path("certs/a.example/.updates.json")).then_some(()));
     let runs = runs(&pass);
     assert_eq!(runs.iter().filter(|run| *run == "good").count(), 1, "{runs:?}");
+}
+
+#[test]
+fn an_entry_that_was_mended_in_the_config_runs() {
+    let (world, lineage) = world();
+    let pass = Pass::over(&world, &lineage, "mended");
+    let updates = scripts(&pass);
+    let _ = run(pass.command(&updates)).ended(3);
+    std::fs::remove_file(pass.path("broken")).expect("mend");
+    // Nobody knows that the new name is the old one's: all of them run.
+    std::fs::rename(pass.path("bad"), pass.path("better")).expect("rename");
+    let updates = updates.replace("/bad}", "/better}");
+    let _ = run(pass.command(&updates)).ended(0);
+    assert_eq!(runs(&pass), ["bad", "good", "bad", "good"]);
+    let _ = run(pass.command(&updates)).ended(0);
+    assert_eq!(runs(&pass).len(), 4);
+}
+
+#[test]
+fn two_processes_take_turns_with_their_updates() {
+    let world = World::new();
+    let lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "turns");
+    let path = pass.path("update");
+    let text =
+        format!("#!/bin/sh\nmkdir {0} || exit 9\nsleep 0.5\nrmdir {0}\necho >>{0}.runs\n", pass.path("busy").display());
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let lines = format!("update_services:\n  - {{type: script, name: {}}}\n", path.display());
+    let _ = run(pass.command(&lines)).ended(0);
+    let update = |_| {
+        let mut update = pass.command(&lines);
+        update.arg("update");
+        update
+    };
+    let both = [(); 3].map(update).map(|update| std::thread::spawn(move || run(update)));
+    for ran in both {
+        let _ = ran.join().unwrap().ended(0);
+    }
+    assert_eq!(std::fs::read_to_string(pass.path("busy.runs")).unwrap().lines().count(), 4);
+}
+
+/// A command `update` with these lines in its config, and the lock of another process that runs updates.
+fn beside_another(world: &World, lines: &str) -> (Pass, Command, Lock) {
+    let lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(world, &lineage, "turns");
+    let lines = format!("{lines}update_services:\n  - {{type: script, name: /bin/true}}\n");
+    let _ = run(pass.command(&lines)).ended(0);
+    let other = lock::try_lock(&pass.path("certs/.updating")).unwrap().unwrap();
+    let mut update = pass.command(&lines);
+    update.arg("update");
+    (pass, update, other)
+}
+
+#[test]
+fn another_processs_updates_are_not_waited_for_without_end() {
+    let world = World::new();
+    let (_pass, update, _other) = beside_another(&world, "update_wait: 1\n");
+    let said = run(update).ended(0).said();
+    for want in ["this one waits for their end", "runs updates for 1 s; this one waits no more", "Updated services"] {
+        assert!(said.contains(want), "{want}: {said}");
+    }
+}
+
+#[test]
+fn who_waits_for_anothers_updates_ends_at_a_signal_and_begins_nothing() {
+    let world = World::new();
+    let (pass, update, _other) = beside_another(&world, "");
+    let mut waiting = Daemon::start("an update", update, &pass.path("update.log"));
+    waiting.says("this one waits for their end");
+    assert_eq!(waiting.stop().code(), Some(3), "{}", waiting.said());
+    assert!(!waiting.said().contains("Updating services"), "{}", waiting.said());
 }

@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use certdeploy_tests::chance::Chance;
+use certdeploy_tests::need::{Need, can_run};
+use certdeploy_tests::power::{Step, died, dying_at, last_step, steps, watched};
 use certdeploy_tests::process::Daemon;
 use certdeploy_tests::readers::Readers;
-use certdeploy_tests::wait::PATIENCE;
-use certdeploy_tests::{Lineage, Target, World};
+use certdeploy_tests::wait::{PATIENCE, holds_within};
+use certdeploy_tests::{Lineage, Target, World, until};
 
 fn kills() -> u32 {
     std::env::var("CERTDEPLOY_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
@@ -165,7 +167,7 @@ fn a_killed_receiver_does_not_leave_a_deaf_client() {
         let pid = rustix::process::Pid::from_raw(i32::try_from(receiver).unwrap()).unwrap();
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         // It starts another receiver, or ends so that its supervisor sees it; both are fine, deafness is not.
-        if !certdeploy_tests::wait::holds_within(Duration::from_secs(2), || scene.target.holds(&scene.lineage)) {
+        if !holds_within(Duration::from_secs(2), || scene.target.holds(&scene.lineage)) {
             assert!(!client.runs() || !scene.target.port_is_closed(), "the client lives on and does not listen");
         }
         // The end takes a moment after the last file; until then it is neither.
@@ -173,7 +175,7 @@ fn a_killed_receiver_does_not_leave_a_deaf_client() {
             std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("certdeploy-cli"))
         };
         let is_new = |id: &u32| *id != receiver && is_client(id);
-        certdeploy_tests::until("the client ends, or has another receiver", PATIENCE, || {
+        until("the client ends, or has another receiver", PATIENCE, || {
             let again = certdeploy_tests::process::children(client.id()).iter().any(is_new);
             (again || !client.runs()).then_some(())
         });
@@ -182,5 +184,65 @@ fn a_killed_receiver_does_not_leave_a_deaf_client() {
         }
         scene.all_is_well();
     }
+    scene.end([server, client]);
+}
+
+/// What is below `source` besides the lock: nothing of an upload that ended.
+fn staging_is_clean(scene: &Scene, at: &str) {
+    let incoming = scene.target.source.join(".incoming");
+    until(&format!("staging is clean after {at}"), PATIENCE, || {
+        std::fs::read_dir(&incoming).is_ok_and(|mut left| left.next().is_none()).then_some(())
+    });
+}
+
+/// Each of the client's processes, before each of its steps that changes a disk or promises that it holds something.
+#[test]
+fn a_client_killed_at_each_step_deploys_and_updates_after_its_restart() {
+    if !can_run("kill::a_client_killed_at_each_step", &[Need::Program("strace")]) {
+        return;
+    }
+    let (mut scene, mut server, mut client) = Scene::new();
+    server.kill();
+    client.kill();
+    let trace = scene.world.path("trace");
+    let mut number = 1;
+    let mut round = |step: Option<&Step>| {
+        number += 1;
+        scene.renew(number);
+        let mut command = scene.target.command();
+        command.arg("--daemon");
+        let command = step.map_or_else(|| watched(&command, &trace), |step| dying_at(&command, step, &trace));
+        scene.target.port_falls_free();
+        let mut client = Daemon::start("client", command, &scene.target.log);
+        let came_up = holds_within(PATIENCE, || client.said().contains("Listening for") || !client.runs());
+        assert!(came_up, "{}", client.said());
+        let _ = scene.world.hook(&scene.lineage).ended(0);
+        let pushed = scene.world.server(&["--push"]);
+        assert!(step.is_some() || pushed.code == Some(0), "{}", pushed.said());
+        if pushed.code == Some(0) {
+            let _ = holds_within(Duration::from_secs(2), || scene.target.updated(&scene.lineage) || !client.runs());
+            // What it writes down after the update has its steps, too.
+            let _ = holds_within(Duration::from_millis(50), || died(&trace));
+        }
+        client.kill();
+        let at = format!("step {step:?}, {}", last_step(&trace));
+        assert!(pushed.code != Some(0) || scene.target.holds(&scene.lineage), "acknowledged, not deployed: {at}");
+        let mut client = scene.target.start();
+        if scene.target.holds(&scene.lineage) {
+            // Nobody has to push again for what was missed.
+            scene.target.updates(&scene.lineage);
+        }
+        let _ = scene.world.server(&["--push"]).ended(0);
+        scene.all_is_well();
+        staging_is_clean(&scene, &at);
+        client.kill();
+    };
+    round(None);
+    let all = steps(&trace);
+    all.iter().for_each(|step| round(Some(step)));
+    for call in ["fsync", "renameat", "symlinkat", "fchmod"] {
+        assert!(all.iter().any(|step| step.call == call), "{all:?}");
+    }
+    println!("killed before {} steps", all.len());
     scene.end([server, client]);
 }

@@ -70,10 +70,9 @@ fn files_that_are_no_good_are_refused_with_a_reason_and_delivered_once_they_are_
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, file, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     };
-    let cases: [(FileName, Damage, &str); 8] = [
+    let cases: [(FileName, Damage, &str); 7] = [
         (FileName::Privkey, empty, "privkey.pem holds no PEM block"),
         (FileName::Fullchain, empty, "fullchain.pem holds no PEM block"),
-        (FileName::Chain, empty, "chain.pem holds no PEM block"),
         (FileName::Fullchain, junk, "fullchain.pem holds no PEM block"),
         (FileName::Privkey, cut, "privkey.pem has a PEM block that is cut"),
         (FileName::Fullchain, cut, "fullchain.pem has a PEM block that is cut"),
@@ -128,6 +127,26 @@ fn a_daemon_delivers_what_was_mended_by_itself() {
     assert_eq!(status["fine"], true, "{status}");
 }
 
+/// Its renewal came without the hook, and cannot be had.
+#[test]
+fn a_lineage_that_goes_bad_is_no_matter_of_the_log_alone() {
+    let (mut scene, _client) = Scene::deployed("push_retries: 0\nreconcile_interval: 1\n");
+    scene.lineage.renew(&scene.world.ca);
+    let key = archived(&scene.world, FileName::Privkey, 2);
+    let good = std::fs::read_to_string(&key).unwrap();
+    std::fs::write(&key, good.replace("PRIVATE", "ENCRYPTED PRIVATE")).unwrap();
+    let server = scene.world.start_server();
+    until("it is refused", PATIENCE, || {
+        let status = scene.world.status();
+        let refused = line(&status, "web1", "example.com").is_some_and(|line| line["state"] == "refused");
+        (refused && status["fine"] == false).then_some(())
+    });
+    assert!(server.said().contains("privkey.pem is encrypted with a passphrase"), "{}", server.said());
+    std::fs::write(&key, good).unwrap();
+    scene.target.receives(&scene.lineage);
+    until("all is well", PATIENCE, || (scene.world.status()["fine"] == true).then_some(()));
+}
+
 #[test]
 fn what_a_target_does_not_need_is_not_demanded() {
     let world = World::new();
@@ -145,4 +164,68 @@ fn what_a_target_does_not_need_is_not_demanded() {
     let _ = world.server(&["--push"]).ended(0);
     assert_eq!(target.file("example.com", FileName::Fullchain).as_deref(), Some(lineage.issued.fullchain.as_str()));
     assert_eq!(target.file("example.com", FileName::Privkey), None);
+}
+
+#[test]
+fn an_empty_chain_matters_to_those_only_that_need_it() {
+    let (mut scene, _client) = Scene::deployed("push_retries: 0\n");
+    scene.lineage.renew(&scene.world.ca);
+    std::fs::write(archived(&scene.world, FileName::Chain, 2), "").unwrap();
+    let _ = scene.world.hook(&scene.lineage).ended(0);
+    let _ = scene.world.server(&["--push"]).ended(0);
+    let fullchain = Some(scene.lineage.issued.fullchain.clone());
+    assert_eq!(scene.target.file("example.com", FileName::Fullchain), fullchain);
+    let said = scene.world.server(&["check"]).said();
+    assert!(said.contains("chain.pem holds no PEM block; it is left out"), "{said}");
+    let text = std::fs::read_to_string(scene.world.server_config()).unwrap();
+    let text = text.replace("    domains:", "    needs_chain: true\n    domains:");
+    std::fs::write(scene.world.server_config(), text).unwrap();
+    let _ = scene.world.hook(&scene.lineage).ended(0);
+    let said = scene.world.server(&["--push"]).ended(3).said();
+    assert!(said.contains("chain.pem holds no PEM block, and this target needs it"), "{said}");
+    assert_eq!(scene.target.file("example.com", FileName::Fullchain), fullchain);
+}
+
+/// What a client says of a set that a plain peer has uploaded, whole, by its own lights.
+#[test]
+fn a_client_refuses_each_bad_set_with_a_reason_and_keeps_what_it_has() {
+    let (mut scene, client) = Scene::deployed("");
+    let other = scene.world.ca.issue(&scene.lineage.domains, Validity::usual(50));
+    scene.lineage.renew(&scene.world.ca);
+    let good = &scene.lineage.issued;
+    let stranger = certdeploy_tests::Ca::new().issue(&scene.lineage.domains, Validity::usual(60));
+    let expired = scene.world.ca.issue(&scene.lineage.domains, Validity::over());
+    let crossed = format!("{}{}", good.cert, stranger.chain);
+    let (cut, huge) = (&good.fullchain[..good.fullchain.len() - 40], "A".repeat(10 * 1024 * 1024));
+    let cases: [(&str, &str, &str); 10] = [
+        (&good.fullchain, &other.privkey, "privkey.pem: the private key does not belong to the certificate"),
+        (&good.fullchain, "", "privkey.pem holds no PEM block"),
+        ("", &good.privkey, "fullchain.pem holds no PEM block"),
+        ("junk", &good.privkey, "fullchain.pem holds no PEM block"),
+        (&good.privkey, &good.privkey, "fullchain.pem has an unexpected PEM block `PRIVATE KEY`"),
+        (&good.fullchain, &good.cert, "privkey.pem has an unexpected PEM block `CERTIFICATE`"),
+        (cut, &good.privkey, "fullchain.pem has a PEM block that is cut"),
+        (&crossed, &good.privkey, "certificate 1 of fullchain.pem was not issued by the one after it"),
+        (&expired.fullchain, &expired.privkey, "expired at"),
+        (&huge, &good.privkey, "131072"),
+    ];
+    let had = scene.target.snapshot();
+    let folder = scene.world.path("bad");
+    std::fs::create_dir(&folder).unwrap();
+    let put = |fullchain: &str, privkey: &str| {
+        std::fs::write(folder.join("fullchain.pem"), fullchain).unwrap();
+        std::fs::write(folder.join("privkey.pem"), privkey).unwrap();
+        let commands = format!("-mkdir example.com\nput {}/*.pem example.com/\n", folder.display());
+        certdeploy_tests::sftp::batch(&scene.world, scene.target.port, &scene.target.pinned, &commands)
+    };
+    for (fullchain, privkey, reason) in cases {
+        let before = client.said().len();
+        let ran = put(fullchain, privkey);
+        until(&format!("it says {reason:?}; it said {}", &client.said()[before..]), PATIENCE, || {
+            (ran.said() + &client.said()[before..]).contains(reason).then_some(())
+        });
+        assert_eq!(scene.target.snapshot(), had, "{reason}");
+    }
+    let _ = put(&good.fullchain, &good.privkey).ended(0);
+    scene.target.receives(&scene.lineage);
 }

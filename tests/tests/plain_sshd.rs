@@ -13,21 +13,7 @@ fn a_lineage_pushed_into_sshd_is_picked_up_by_one_pass() {
     if !can_run("plain_sshd::a_lineage_pushed_into_sshd", &[Need::Root, Need::Program("sshd")]) {
         return;
     }
-    let world = World::new();
-    let target = world.target("web1", &["example.com"]);
-    let sshd = Sshd::start(&world.path("sshd"), &world.pusher_key);
-    let mut lineage = world.lineage("example.com", &["example.com"]);
-    world.write_server(&[]);
-    let config = std::fs::read_to_string(world.server_config()).unwrap().replace("client_configs:\n", "");
-    let entry = format!(
-        "client_configs:\n  - address: 127.0.0.1\n    port: {}\n    username: root\n    path: {}\n    pubkey: {}\n    \
-         domains: [example.com]\n",
-        sshd.port,
-        target.source.display(),
-        sshd.host_key,
-    );
-    std::fs::write(world.server_config(), format!("{config}{entry}")).unwrap();
-
+    let (world, target, _sshd, mut lineage) = beside_sshd();
     for issue in 1..=2 {
         let _ = world.hook(&lineage).ended(0);
         let _ = world.server(&["--push"]).ended(0);
@@ -52,6 +38,51 @@ fn a_lineage_pushed_into_sshd_is_picked_up_by_one_pass() {
     let _ = target.one_pass().ended(0);
     assert_eq!(target.snapshot(), before);
     assert_eq!(target.script_runs().len(), 2);
+}
+
+/// A target whose `source` an sshd fills for the server.
+fn beside_sshd() -> (World, Target, Sshd, Lineage) {
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    let sshd = Sshd::start(&world.path("sshd"), &world.pusher_key);
+    let lineage = world.lineage("example.com", &["example.com"]);
+    world.write_server(&[]);
+    let config = std::fs::read_to_string(world.server_config()).unwrap().replace("client_configs:\n", "");
+    let entry = format!(
+        "client_configs:\n  - address: 127.0.0.1\n    port: {}\n    username: root\n    path: {}\n    pubkey: {}\n    \
+         domains: [example.com]\n",
+        sshd.port,
+        target.source.display(),
+        sshd.host_key,
+    );
+    std::fs::write(world.server_config(), format!("{config}{entry}")).unwrap();
+    (world, target, sshd, lineage)
+}
+
+/// As the Python daemon did: whoever had both needed no pass beside it.
+#[test]
+fn a_daemon_takes_what_an_sshd_puts_beside_it() {
+    if !can_run("plain_sshd::a_daemon_takes", &[Need::Root, Need::Program("sshd")]) {
+        return;
+    }
+    let (world, target, _sshd, mut lineage) = beside_sshd();
+    let mut client = target.start();
+    for issue in 1..=2 {
+        let _ = world.hook(&lineage).ended(0);
+        let _ = world.server(&["--push"]).ended(0);
+        target.receives(&lineage);
+        target.updates(&lineage);
+        assert_eq!(target.script_runs().len(), issue, "once for each: {}", client.said());
+        lineage.renew(&world.ca);
+    }
+    // What can never be taken is said once, and tried again when it is something else.
+    let bad = target.source.join("example.com/fullchain.pem");
+    std::fs::write(&bad, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    client.says("InvalidKey: Invalid key");
+    std::fs::write(&bad, lineage.issued.file(FileName::Fullchain)).unwrap();
+    std::fs::write(target.source.join("example.com/privkey.pem"), lineage.issued.file(FileName::Privkey)).unwrap();
+    target.receives(&lineage);
+    assert_eq!(client.said().matches("InvalidKey: Invalid key").count(), 1, "{}", client.said());
 }
 
 /// The batch that puts what was issued last into the staging of a client, files that `sftp` reads from disk.

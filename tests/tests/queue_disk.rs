@@ -1,62 +1,23 @@
 //! The disk below the queue: full, read-only, failing to sync. A hook that cannot promise says so; nothing that was
 //! promised is lost; all is delivered when the disk works again.
 
-use std::path::{Path, PathBuf};
-
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::process::{command, run};
+use certdeploy_tests::small_disk::SmallDisk;
 use certdeploy_tests::{Lineage, Target, World};
-
-/// A small file system in memory, mounted in a world's directory.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf, options: &str) -> Self {
-        std::fs::create_dir_all(&at).unwrap();
-        let mut mount = command("/usr/bin/mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at);
-        let _ = run(mount).ended(0);
-        Self(at)
-    }
-
-    fn remount(&self, options: &str) {
-        let mut mount = command("/usr/bin/mount");
-        mount.args(["-o", &format!("remount,{options}")]).arg(&self.0);
-        let _ = run(mount).ended(0);
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let mut umount = command("/usr/bin/umount");
-        // Lazily: a program that a failed test left behind must not keep the mount for ever.
-        umount.arg("-l").arg(&self.0);
-        let _ = run(umount);
-    }
-}
-
-/// Fills what is left of a file system, then makes it exactly full.
-fn fill(folder: &Path) -> PathBuf {
-    let ballast = folder.join("queue.ballast");
-    let mut file = std::fs::File::create(&ballast).unwrap();
-    for size in [4096, 512, 1] {
-        while std::io::Write::write(&mut file, &vec![b'x'; size]).is_ok_and(|written| written > 0) {}
-    }
-    ballast
-}
 
 struct Scene {
     world: World,
     target: Target,
     lineage: Lineage,
-    disk: Small,
+    disk: SmallDisk,
 }
 
 fn scene(options: &str) -> Scene {
     let world = World::new();
     let target = world.target("web1", &["example.com"]);
-    let disk = Small::mount(world.path("disk"), options);
-    world.write_server_with(&[&target], &disk.0.join("queue"), "");
+    let disk = SmallDisk::mount(world.path("disk"), options);
+    world.write_server_with(&[&target], &disk.at.join("queue"), "");
     let lineage = world.lineage("example.com", &["example.com"]);
     Scene { world, target, lineage, disk }
 }
@@ -80,9 +41,9 @@ fn on_a_full_disk_the_hook_fails_with_the_way_out_and_all_is_delivered_when_spac
             assert!(scene.target.holds(&scene.lineage));
             scene.lineage.renew(&scene.world.ca);
         }
-        let ballast = fill(&scene.disk.0);
+        let ballast = scene.disk.fill();
         let hook = scene.world.hook(&scene.lineage).ended(1);
-        let queue = scene.disk.0.join("queue").display().to_string();
+        let queue = scene.disk.at.join("queue").display().to_string();
         let said = hook.said().to_lowercase();
         assert!(said.contains(&queue.to_lowercase()), "{said}");
         assert!(said.contains("space"), "{said}");
@@ -104,7 +65,7 @@ fn a_daemon_outlives_a_full_disk_and_delivers_when_space_is_back() {
     let _client = scene.target.start();
     let mut server = scene.world.start_server();
     scene.target.receives(&scene.lineage);
-    let ballast = fill(&scene.disk.0);
+    let ballast = scene.disk.fill();
     scene.lineage.renew(&scene.world.ca);
     let _ = scene.world.hook(&scene.lineage).ended(1);
     assert!(server.runs(), "{}", server.said());
@@ -129,7 +90,7 @@ fn on_a_read_only_disk_the_hook_fails_and_says_so() {
         let hook = scene.world.hook(&scene.lineage).ended(1);
         let said = hook.said();
         assert!(said.to_lowercase().contains("read-only"), "{said}");
-        assert!(said.contains(&scene.disk.0.display().to_string()), "{said}");
+        assert!(said.contains(&scene.disk.at.display().to_string()), "{said}");
         scene.disk.remount("rw");
         let _ = scene.world.hook(&scene.lineage).ended(0);
         let _ = scene.world.server(&["--push"]).ended(0);

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use certdeploy_common::cert::FileName;
+use certdeploy_common::cert::FileName::{Cert, Chain, Fullchain, Privkey};
+use certdeploy_tests::ca::Issued;
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::pass::Pass;
-use certdeploy_tests::process::run;
+use certdeploy_tests::process::{command, run};
+use certdeploy_tests::python::program;
 use certdeploy_tests::{Lineage, World};
 
 fn script(pass: &Pass, name: &str, text: &str) -> String {
@@ -19,10 +23,16 @@ fn deployed(pass: &Pass) -> Vec<u8> {
 }
 
 fn stage(pass: &Pass, lineage: &Lineage) {
+    put(pass, &lineage.issued, &[Fullchain, Privkey]);
+}
+
+/// Puts these files of a set into staging, and nothing else.
+fn put(pass: &Pass, set: &Issued, names: &[FileName]) {
     let staged = pass.path("staging/a.example");
+    let _ = std::fs::remove_dir_all(&staged);
     std::fs::create_dir_all(&staged).expect("a folder");
-    for file in ["fullchain.pem", "privkey.pem"] {
-        std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
+    for name in names {
+        std::fs::write(staged.join(name.as_str()), set.file(*name)).expect("write");
     }
 }
 
@@ -150,51 +160,170 @@ fn a_failure_that_goes_on_is_not_the_files_fault_and_goes_back_once() {
 }
 
 #[test]
-fn nginx_serves_the_new_certificate_after_the_update_and_the_old_one_after_a_rollback() {
-    let needs = [Need::Root, Need::Program("systemd-nspawn"), Need::Program("openssl")];
-    if !can_run("rollback: nginx", &needs) {
-        return;
-    }
+fn what_was_left_behind_stays_unwanted_over_further_steps_and_beside_other_files() {
     let world = World::new();
     let mut lineage = world.lineage("a.example", &["a.example"]);
-    let pass = Pass::over(&world, &lineage, "nginx");
-    let port = certdeploy_tests::process::free_port();
-    let site = pass.path("site.conf");
-    let text = format!(
-        "server {{\n listen 127.0.0.1:{port} ssl;\n ssl_certificate /certs/a.example/fullchain.pem;\n \
-         ssl_certificate_key /certs/a.example/privkey.pem;\n}}\n"
-    );
-    std::fs::write(&site, text).expect("write");
-    let booted = certdeploy_tests::booted::Booted::start(
-        &world.path(""),
-        &[(site, "/etc/nginx/sites-enabled/default"), (pass.path("certs"), "/certs")],
-    );
-    let lines = "update_services:\n  - {type: systemd, name: nginx.service, action: reload-or-restart}\n";
+    let pass = Pass::over(&world, &lineage, "unwanted");
     let client = |words: &[&str]| {
-        let mut client = pass.command(lines);
-        client.args(words).env("DBUS_SYSTEM_BUS_ADDRESS", booted.bus_address());
+        let mut client = pass.command("keep_generations: 9\n");
+        client.args(words);
         run(client)
     };
-    // s_client shows the leaf as PEM, which is how fullchain.pem begins.
-    let serves = |fullchain: &[u8]| {
-        let want = String::from_utf8_lossy(fullchain).into_owned();
-        certdeploy_tests::until("nginx serves it", certdeploy_tests::wait::PATIENCE, || {
-            let mut openssl = certdeploy_tests::process::command("/usr/bin/openssl");
-            openssl.args(["s_client", "-connect", &format!("127.0.0.1:{port}")]);
-            let shown = run(openssl).stdout;
-            let leaf = shown.find("-----BEGIN CERTIFICATE")?..shown.find("-----END CERTIFICATE")?;
-            want.starts_with(&shown[leaf]).then_some(())
-        });
-    };
-    let _ = client(&[]).ended(0);
-    let first = deployed(&pass);
-    serves(&first);
-    lineage.renew(&world.ca);
+    let mut sets = Vec::new();
+    for _ in 0..3 {
+        stage(&pass, &lineage);
+        let _ = client(&[]).ended(0);
+        sets.push(lineage.issued.clone());
+        lineage.renew(&world.ca);
+    }
+    for _ in 0..2 {
+        let _ = client(&["rollback", "a.example"]).ended(0);
+    }
+    assert!(deployed(&pass) == sets[0].fullchain.as_bytes());
+    let plain = [Fullchain, Privkey];
+    for set in [&sets[2], &sets[1]] {
+        for names in [&plain[..], &[Chain, Fullchain, Privkey], &[Cert, Chain, Fullchain, Privkey], &[Cert, Privkey]] {
+            put(&pass, set, names);
+            let ran = client(&[]).ended(1);
+            assert!(ran.stdout.contains("was rolled back here"), "{names:?}: {}", ran.said());
+            assert!(deployed(&pass) == sets[0].fullchain.as_bytes(), "{names:?}: {}", ran.said());
+            let link = std::fs::read_link(pass.path("certs/a.example/..data")).expect("a link");
+            assert_eq!(link, Path::new(".gen-5"), "{names:?}");
+        }
+    }
+    // New modes are a generation of their own; they do not make anybody forget.
+    let modes = "keep_generations: 9\nfile_permissions: {privkey: {mode: 0640}}\n";
+    put(&pass, &sets[2], &plain);
+    let ran = run(pass.command(modes)).ended(1);
+    assert!(ran.stdout.contains("was rolled back here"), "{}", ran.said());
     stage(&pass, &lineage);
+    let _ = run(pass.command(modes)).ended(0);
+    assert!(deployed(&pass) == lineage.issued.fullchain.as_bytes(), "a newer one is taken");
+}
+
+/// What the Python server uploads, and the Python client deploys.
+const UPLOADED: [FileName; 3] = [Chain, Fullchain, Privkey];
+
+#[test]
+fn what_the_python_program_left_comes_back_by_hand_and_by_the_first_failure() {
+    for (version, by_hand) in [("0.5.4", true), ("0.5.4", false), ("0.2.2", true), ("0.2.2", false)] {
+        if can_run("rollback: what the Python program left", &[Need::Python(version)]) {
+            back_to_plain_files(version, by_hand);
+        }
+    }
+}
+
+fn back_to_plain_files(version: &str, by_hand: bool) {
+    let world = World::new();
+    let mut lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "plain");
+    let old = lineage.issued.clone();
+    put(&pass, &old, &UPLOADED);
+    let config = pass.path("python.yml");
+    let (source, destination) = (pass.path("staging"), pass.path("certs"));
+    let text = format!("source: {}\ndestination: {}\nlog_level: DEBUG\n", source.display(), destination.display());
+    std::fs::write(&config, text).expect("write");
+    let mut python = command(program(version, "certdeploy-client").expect("made by tests/setup"));
+    python.arg("--config").arg(&config);
+    let _ = run(python).ended(0);
+    let place = |name: &FileName| pass.path("certs/a.example").join(name.as_str());
+    let shows = |set: &Issued| {
+        UPLOADED.iter().all(|name| std::fs::read_to_string(place(name)).ok().as_deref() == Some(set.file(*name)))
+    };
+    assert!(shows(&old) && UPLOADED.iter().all(|name| !place(name).is_symlink()));
+
+    lineage.renew(&world.ca);
+    put(&pass, &lineage.issued, &UPLOADED);
+    let refuses = format!("! cmp -s \"$RENEWED_LINEAGE/fullchain.pem\" {}/fullchain.pem", lineage.live.display());
+    let update = script(&pass, "update", if by_hand { "exit 0" } else { &refuses });
+    let lines = format!("update_services:\n  - {{type: script, name: {update}, on_failure: rollback}}\n");
+    let client = |words: &[&str]| {
+        let mut client = pass.command(&lines);
+        client.args(words);
+        run(client)
+    };
+    let mut ran = client(&[]).ended(if by_hand { 0 } else { 3 });
+    if by_hand {
+        assert!(shows(&lineage.issued), "{}", ran.said());
+        ran = client(&["rollback", "a.example"]).ended(0);
+        assert!(ran.stdout.contains("has the files of generation 0 again"), "{}", ran.said());
+    }
+    assert!(shows(&old), "{}", ran.said());
+    let link = std::fs::read_link(place(&Privkey)).expect("a link of ours");
+    assert_eq!(link, Path::new("..data/privkey.pem"), "readers see one whole set");
+
+    // It is ours now: the same set is nothing new, and what it was put in the place of is not wanted.
+    let generation = || std::fs::read_link(pass.path("certs/a.example/..data")).expect("a link");
+    let now = generation();
+    put(&pass, &old, &UPLOADED);
     let _ = client(&[]).ended(0);
-    assert!(deployed(&pass) != first);
-    serves(&deployed(&pass));
-    let _ = client(&["rollback", "a.example"]).ended(0);
+    assert_eq!(generation(), now);
+    put(&pass, &lineage.issued, &UPLOADED);
+    let ran = client(&[]).ended(1);
+    assert!(ran.stdout.contains("was rolled back here") && shows(&old), "{}", ran.said());
+}
+
+/// One pass over what was issued last.
+fn issued(pass: &Pass, lines: &str, lineage: &Lineage, code: i32) {
+    stage(pass, lineage);
+    let _ = run(pass.command(lines)).ended(code);
+}
+
+#[test]
+fn a_step_further_back_is_not_to_what_had_failed() {
+    let world = World::new();
+    let mut lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "failed-before");
+    let update = script(&pass, "update", &format!("! test -e {}", pass.path("broken").display()));
+    let lines =
+        format!("keep_generations: 9\nupdate_services:\n  - {{type: script, name: {update}, on_failure: rollback}}\n");
+    issued(&pass, &lines, &lineage, 0);
+    let first = deployed(&pass);
+    lineage.renew(&world.ca);
+    std::fs::write(pass.path("broken"), "").expect("write");
+    issued(&pass, &lines, &lineage, 3);
     assert!(deployed(&pass) == first);
-    serves(&first);
+    std::fs::remove_file(pass.path("broken")).expect("mend");
+    lineage.renew(&world.ca);
+    issued(&pass, &lines, &lineage, 0);
+    let client = |code: i32| {
+        let mut client = pass.command(&lines);
+        client.args(["rollback", "a.example"]);
+        run(client).ended(code)
+    };
+    let _ = client(0);
+    assert!(deployed(&pass) == first);
+    let ran = client(1);
+    assert!(ran.stdout.contains("no earlier generation"), "the second one failed here: {}", ran.said());
+    assert!(deployed(&pass) == first);
+}
+
+#[test]
+fn what_another_program_wrote_over_a_rollback_can_be_gone_back_from() {
+    let world = World::new();
+    let mut lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "over-it");
+    let lines = "keep_generations: 9\n";
+    let client = |words: &[&str]| {
+        let mut client = pass.command(lines);
+        client.args(words);
+        run(client).ended(0)
+    };
+    issued(&pass, lines, &lineage, 0);
+    let first = deployed(&pass);
+    lineage.renew(&world.ca);
+    issued(&pass, lines, &lineage, 0);
+    let _ = client(&["rollback", "a.example"]);
+    lineage.renew(&world.ca);
+    for name in ["fullchain.pem", "privkey.pem", "cert.pem", "chain.pem"] {
+        let path = pass.path("certs/a.example").join(name);
+        let _ = std::fs::remove_file(&path);
+        if name.starts_with(['f', 'p']) {
+            std::fs::copy(lineage.live.join(name), path).expect("copy");
+        }
+    }
+    let _ = client(&[]);
+    assert!(deployed(&pass) == std::fs::read(lineage.live.join("fullchain.pem")).expect("live"));
+    let _ = client(&["rollback", "a.example"]);
+    assert!(deployed(&pass) == first, "not to what was rolled back");
 }

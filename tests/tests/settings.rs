@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use certdeploy_client::config::file::{ClientFile, PermissionsFile, SftpdFile, UpdateFile};
+use certdeploy_client::config::file::{ClientFile, KindPermissionsFile, PermissionsFile, SftpdFile, UpdateFile};
+use certdeploy_client::config::pushers::PusherFile;
 use certdeploy_common::setting::list::read_section;
 use certdeploy_common::setting::{Default, Problems, Section, Setting, yaml};
 use certdeploy_server::config::file::{CheckRenewFile, ServerFile, TargetFile};
@@ -143,12 +144,40 @@ fn the_keys_of_a_target() {
 fn the_client_s_keys() {
     table::<ClientFile>();
     table::<SftpdFile>();
+    table::<PusherFile>();
     table::<PermissionsFile>();
+    table::<KindPermissionsFile>();
 }
 
 #[test]
 fn the_keys_of_an_update() {
     table::<UpdateFile>();
+}
+
+#[test]
+fn a_mode_with_two_readings_is_refused_with_both() {
+    let said = |mode: &str| read::<PermissionsFile>(&format!("mode: {mode}\n"));
+    for (mode, octal, python) in [("416", "0416", "0640"), ("400", "0400", "0620"), ("444", "0444", "0674")] {
+        let errors = said(mode).errors;
+        let want = format!("this is {octal} or, as the Python program read it, {python}; write the one that is meant");
+        assert!(errors.len() == 1 && errors[0].starts_with("t.yml:1:7: ") && errors[0].contains(&want), "{errors:?}");
+    }
+    for mode in ["0640", "0400", "'400'", "0o640", "600", "755"] {
+        let Said { errors, warnings } = said(mode);
+        assert!(errors.is_empty() && warnings.is_empty(), "{mode}: {errors:?} {warnings:?}");
+    }
+    assert!(said("384").warnings[0].contains("384 is taken as a decimal number; write 0600"));
+}
+
+#[test]
+fn a_delay_is_taken_where_the_python_program_can_only_have_meant_it_so() {
+    let said = |delay: &str| read::<ClientFile>(&format!("destination: /d\nupdate_delay: {delay}\n")).errors;
+    for delay in ["10min", "1h, 30m", "2 hours and 5m", "1.5h", "null"] {
+        assert_eq!(said(delay), Vec::<String>::new(), "{delay}");
+    }
+    for delay in ["junk5sjunk", "1 month", "500ms", "1h30", "-5m", "5"] {
+        assert_eq!(said(delay).len(), 1, "{delay}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The server's daemon under a real systemd: ready, status, watchdog, reload, journal, end.
+//! Both daemons under a real systemd: ready, status, watchdog, reload, journal, end.
 
 use std::time::Duration;
 
@@ -78,6 +78,91 @@ fn systemd_knows_how_the_daemon_is() {
     until("it serves again", PATIENCE, || (property("ActiveState") == "active").then_some(()));
 
     // ... and the end is a good one.
+    let _ = systemctl("stop").ended(0);
+    assert_eq!((property("Result"), property("ExecMainStatus")), ("success".to_owned(), "0".to_owned()));
+}
+
+const CLIENT: &str = "[Service]\nType=notify\nStateDirectory=certs staging\nNotifyAccess=main\nExecStart=/usr/local/bin/certdeploy-client --daemon --config /srv/client.yml\n\
+                      ExecReload=/bin/kill -HUP $MAINPID\nWatchdogSec=2\nRestart=on-failure\nRestartSec=100ms\n";
+
+#[test]
+fn systemd_knows_how_the_client_s_two_processes_are() {
+    if !can_run("supervised", NEEDS) {
+        return;
+    }
+    let world = World::new();
+    let target = world.target("web1", &["example.com"]);
+    let text = std::fs::read_to_string(&target.config).unwrap();
+    let folder = world.path("web1").display().to_string();
+    let config = text.replace(&format!("{folder}/certs"), "/var/lib/certs");
+    let config = config.replace(&format!("{folder}/staging"), "/var/lib/staging");
+    let config = config.replace(&folder, "/srv").replace("log_level: DEBUG", "log_level: INFO");
+    let config = config.split("update_services:").next().unwrap_or_default().to_owned();
+    std::fs::write(&target.config, &config).unwrap();
+    let unit = world.path("certdeploy-client.service");
+    std::fs::write(&unit, CLIENT).unwrap();
+    let booted = Booted::start(
+        &world.path("booted"),
+        &[
+            (binary("certdeploy-client"), "/usr/local/bin/certdeploy-client"),
+            (unit, "/etc/systemd/system/certdeploy-client.service"),
+            (world.path("web1"), "/srv"),
+        ],
+    );
+    let name = "certdeploy-client.service";
+    let property = |key: &str| booted.property(name, key);
+    let systemctl = |verb: &str| booted.run(&["systemctl", verb, name]);
+    // Of the two processes, seen from inside.
+    let receiver = || {
+        let pids = booted.run(&["pgrep", "-f", "certdeploy-client: receiver"]);
+        pids.stdout.lines().next().unwrap_or_default().to_owned()
+    };
+    let healthy = || {
+        booted.run(&["/usr/local/bin/certdeploy-client", "--config", "/srv/client.yml", "healthcheck"]).code == Some(0)
+    };
+
+    let started = systemctl("start");
+    assert_eq!(started.code, Some(0), "{}", booted.run(&["journalctl", "-u", name, "--no-pager"]).said());
+    assert_eq!(property("ActiveState"), "active");
+    assert!(property("StatusText").starts_with("Listening at 127.0.0.1:"), "{}", property("StatusText"));
+    assert!(healthy());
+
+    // The loop keeps it alive, with the receiver's word.
+    for _ in 0..2 {
+        let last = property("WatchdogTimestampMonotonic");
+        until("a beat comes", PATIENCE, || (property("WatchdogTimestampMonotonic") != last).then_some(()));
+    }
+    assert_eq!(property("NRestarts"), "0");
+
+    // A reload that is refused is told, and a good one again; the process stays the same.
+    let main = property("MainPID");
+    std::fs::write(&target.config, "nonsense").unwrap();
+    let _ = systemctl("reload").ended(0);
+    until("it is told", PATIENCE, || property("StatusText").contains("refused, see the log").then_some(()));
+    std::fs::write(&target.config, &config).unwrap();
+    let _ = systemctl("reload").ended(0);
+    until("it is told", PATIENCE, || property("StatusText").starts_with("Listening at ").then_some(()));
+    assert_eq!((property("ActiveState"), property("MainPID")), ("active".to_owned(), main));
+
+    // A receiver that hangs, an applier that hangs, and either one killed: the pair is started again.
+    let mut restarts = 0;
+    let mut again = |what: &str| {
+        restarts += 1;
+        let count = restarts.to_string();
+        until(what, Duration::from_secs(60), || (property("NRestarts") == count).then_some(()));
+        until("it serves again", PATIENCE, || (property("ActiveState") == "active" && healthy()).then_some(()));
+        assert_eq!(property("NRestarts"), count, "{what}");
+    };
+    let kill = |signal: &str, pid: &str| booted.run(&["kill", signal, pid]).ended(0);
+    let _ = kill("-STOP", &receiver());
+    again("the watchdog barks when the receiver hangs");
+    let _ = kill("-STOP", &property("MainPID"));
+    again("the watchdog barks when the applier hangs");
+    let _ = kill("-KILL", &receiver());
+    again("the pair is started again without the receiver");
+    let _ = kill("-KILL", &property("MainPID"));
+    again("the pair is started again without the applier");
+
     let _ = systemctl("stop").ended(0);
     assert_eq!((property("Result"), property("ExecMainStatus")), ("success".to_owned(), "0".to_owned()));
 }

@@ -40,7 +40,8 @@ const UNITS: &[(&str, &str, bool, &str, &str)] = &[
     ),
     ("not-running", "ExecStart=/bin/sleep infinity", false, "try-restart", ""),
     ("either", "ExecStart=/bin/sleep infinity", true, "reload-or-restart", ""),
-    ("fails", "Type=exec\nExecStart=/bin/false", false, "restart", "is failed (exit-code)"),
+    // Whether the job or only the unit has failed is a matter of moments.
+    ("fails", "Type=exec\nExecStart=/bin/false", false, "restart", "failed"),
     ("dies-soon", "ExecStart=/bin/sh -c 'sleep 0.3; exit 7'", false, "restart", "is failed (exit-code)"),
     (
         "dies-again",
@@ -61,7 +62,27 @@ const UNITS: &[(&str, &str, bool, &str, &str)] = &[
     ("masked", "masked", false, "restart", "UnitMasked: Unit masked.service is masked."),
     ("condition", "ConditionPathExists=/nowhere", false, "restart", "a condition of the unit does not hold"),
     ("stops", "ExecStart=/bin/sleep infinity", true, "stop", ""),
+    ("starts", "ExecStart=/bin/sleep infinity", false, "start", ""),
+    ("runs-already", "ExecStart=/bin/sleep infinity", true, "start", ""),
+    ("start-fails", "Type=exec\nExecStart=/bin/false", false, "start", "failed"),
+    ("start-dies", "ExecStart=/bin/sh -c 'sleep 0.3; exit 7'", false, "start", "is failed (exit-code)"),
+    ("start-gone", "", false, "start", "NoSuchUnit: Unit start-gone.service not found."),
+    (
+        "reload-hangs",
+        "ExecStart=/bin/sleep infinity\nExecReload=/bin/sleep infinity",
+        true,
+        "reload",
+        "not done after 2 s; systemd goes on",
+    ),
+    ("reload-gone", "", false, "reload", "NoSuchUnit: Unit reload-gone.service not found."),
+    ("reload-masked", "masked", false, "reload", "UnitMasked: Unit reload-masked.service is masked."),
+    ("running", "ExecStart=/bin/sleep infinity", true, "try-restart", ""),
+    ("either-stopped", "ExecStart=/bin/sleep infinity", false, "reload-or-restart", ""),
+    ("either-reloads", "ExecStart=/bin/sleep infinity\nExecReload=/bin/true", true, "reload-or-restart", ""),
 ];
+
+/// Those of them that have another first process afterwards.
+const RESTARTED: [&str; 8] = ["simple", "stopped", "notify", "either", "hangs", "starts", "running", "either-stopped"];
 
 fn unit_file(folder: &Path, name: &str, text: &str) -> Option<PathBuf> {
     let path = folder.join(format!("{name}.service"));
@@ -105,11 +126,20 @@ fn what_is_reported_is_what_systemd_says() {
             booted.run(&["systemctl", "start", name]).ended(0);
         }
     }
-    for (name, _, _, action, said) in UNITS {
+    // Whatever becomes of a unit, the next entry runs.
+    let (after, told) = (world.path("after"), world.path("told"));
+    std::fs::write(&after, format!("#!/bin/sh\necho >>{}\n", told.display())).expect("write");
+    std::fs::set_permissions(&after, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    for (number, (name, _, _, action, said)) in UNITS.iter().enumerate() {
         let unit = format!("{name}.service");
         let before = booted.property(&unit, "MainPID");
-        let updates = format!("  - {{type: systemd, name: {unit}, action: {action}, timeout: 2}}\n");
+        let updates = format!(
+            "  - {{type: systemd, name: {unit}, action: {action}, timeout: 2}}\n  - {{type: script, name: {}}}\n",
+            after.display()
+        );
         let ran = pass(&world, &booted, &lineage, name, &updates);
+        let told = std::fs::read_to_string(&told).unwrap_or_default().lines().count();
+        assert_eq!(told, number + 1, "{name}: the next entry did not run: {}", ran.said());
         let after = booted.property(&unit, "MainPID");
         if said.is_empty() {
             assert_eq!(ran.code, Some(0), "{name}: {}", ran.said());
@@ -120,7 +150,7 @@ fn what_is_reported_is_what_systemd_says() {
             assert!(ran.stdout.contains(&format!("SystemdError: Failed to {action} {unit}: ")), "{}", ran.said());
         }
         let restarted = before != after && after != "0";
-        assert_eq!(restarted, matches!(*name, "simple" | "stopped" | "notify" | "either" | "hangs"), "{name}");
+        assert_eq!(restarted, RESTARTED.contains(name), "{name}");
     }
 }
 
@@ -133,15 +163,21 @@ fn without_a_bus_the_way_out_is_named_and_systemd_exec_is_taken_instead() {
     let systemctl = pass.path("systemctl");
     std::fs::write(&systemctl, format!("#!/bin/sh\necho \"$@\" >>{}\n", calls.display())).expect("write");
     std::fs::set_permissions(&systemctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-    let pass = |extra: &str| {
+    let with = |extra: &str| {
         let updates = "update_services:\n  - {type: systemd, name: x.service, action: ' Reload '}\n";
         let mut client = pass.command(&format!("{extra}{updates}"));
         client.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", pass.path("nobody").display()));
         run(client)
     };
-    let ran = pass("").ended(3);
+    // Somebody takes the connection and never answers.
+    let silent = std::os::unix::net::UnixListener::bind(pass.path("nobody")).expect("a socket");
+    let ran = with("init_timeout: 1\n").ended(3);
+    assert!(ran.stdout.contains("no answer within 1 s, so nothing was done"), "{}", ran.said());
+    drop(silent);
+    std::fs::remove_file(pass.path("nobody")).expect("remove");
+    let ran = with("").ended(3);
     assert!(ran.stdout.contains("set `systemd_exec`"), "{}", ran.said());
     // The failed update is still owed: this pass has nothing to deploy, and runs it.
-    let _ = pass(&format!("systemd_exec: {}\n", systemctl.display())).ended(0);
+    let _ = with(&format!("systemd_exec: {}\n", systemctl.display())).ended(0);
     assert_eq!(std::fs::read_to_string(&calls).expect("calls"), "reload x.service\n");
 }

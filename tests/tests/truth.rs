@@ -79,7 +79,7 @@ fn a_lineage_that_nobody_wants_is_said_to_the_person_who_asked() {
     let by_hand = ["--log-level", "ERROR", "--lineage", &path, "--domains", "other.example", "--push"];
     let said = world.server(&by_hand).ended(0).said();
     assert!(said.contains("No target gets"), "{said}");
-    std::fs::write(lineage.live.join("cert.pem"), "no certificate").unwrap();
+    std::fs::write(lineage.live.join("fullchain.pem"), "no certificate").unwrap();
     let said = world.server(&by_hand).ended(0).said();
     assert!(said.contains("No target gets") && said.contains("; and: lineage"), "{said}");
 }

@@ -2,9 +2,11 @@
 //! Only addresses, paths and `<placeholders>` are fitted to the test's world. A block that is neither run nor named in
 //! [`ELSEWHERE`] fails, and so does a name there that nothing goes by any more.
 
+mod client;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::process::{self, Daemon, Ran, binary, run};
 use certdeploy_tests::{Lineage, Target, World};
 
-/// What is shown to work elsewhere, or not yet: images, units and cron belong to the packages.
+/// What is shown to work elsewhere: images, units and cron have suites of their own.
 const ELSEWHERE: [&str; 10] = [
     "docker run -d -v $(pwd)/conf:/etc/certdeploy -v /etc/letsencrypt:/etc/letsencrypt haxwithaxe/certdeploy-server",
     "image: haxwithaxe/certdeploy-server",
@@ -320,57 +322,4 @@ fn the_mock_certbot_only_renews() {
     let mut broken = process::command(&mock);
     broken.arg("renew").env("MOCK_LETSENCRYPT", "/nonexistent");
     assert!(run(broken).ended(0).stdout.contains("HOOK FAILED"));
-}
-
-/// A client's example as a whole config.
-fn client_config(block: &str, folder: &Path) -> String {
-    let own = |name: &str| folder.join(name).display().to_string();
-    let mut text = block
-        .replace("<put your service definitions here>", "- {type: script, name: /bin/true}")
-        .replace("/var/cache/certdeploy", &own("staging"))
-        .replace("/certdeploy/staging", &own("staging"))
-        .replace("/etc/letsencrypt/live", &own("certs"))
-        .replace("/certdeploy/certs", &own("certs"))
-        .replace("/etc/certdeploy/client_key", &own("host_key"))
-        .replace("/etc/certdeploy/server_key.pub", &own("server_key.pub"));
-    if !text.contains("destination:") {
-        text.push_str(&format!("destination: {}\n", own("certs")));
-    }
-    text
-}
-
-#[test]
-fn each_client_config_is_taken() {
-    for block in of_kind(Kind::Client) {
-        let text = client_config(&block, Path::new("/folder"));
-        let read = certdeploy_client::config::parse(&text, Path::new("client.yml"));
-        let (_, warnings) = read.unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert!(warnings.is_empty(), "{warnings:?}\n{text}");
-    }
-}
-
-#[test]
-fn the_client_s_recipes_run() {
-    let world = World::new();
-    let target = world.target("web1", &["example.com"]);
-    let folder: PathBuf = target.config.parent().unwrap().to_owned();
-    fs::write(folder.join("server_key.pub"), &world.pusher_key).unwrap();
-    let recipes =
-        of_kind(Kind::Client).into_iter().filter(|block| block.contains("<put your service definitions here>"));
-    let mut listening = 0;
-    for block in recipes {
-        let text = client_config(&block, &folder).replace("33774", &target.port.to_string());
-        let text = if text.contains("source:") { text } else { format!("{text}source: {}\n", target.source.display()) };
-        fs::write(&target.config, &text).unwrap();
-        let _ = target.one_pass().ended(0);
-        if text.contains("sftpd:") {
-            let mut daemon = target.start_unseen();
-            certdeploy_tests::until("it listens", certdeploy_tests::wait::PATIENCE, || {
-                (!target.port_is_closed()).then_some(())
-            });
-            assert!(daemon.stop().success(), "{}", daemon.said());
-            listening += 1;
-        }
-    }
-    assert_eq!(listening, 2);
 }
