@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certdeploy_common::ssh::key;
 use russh::Signer as Signs;
@@ -37,6 +38,10 @@ pub(super) async fn login(handle: &mut Handle<Pin>, user: &str, identity: &Ident
     };
     match result {
         AuthResult::Success => Ok(()),
+        // The library tells a connection that ends meanwhile like this too; a peer that refuses says what it would take.
+        AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() && has_ended(handle).await => {
+            Err(closed())
+        }
         AuthResult::Failure { .. } => {
             let key = key::fingerprint(&identity.public);
             let key = late.map_or(key.clone(), |problem| format!("{key}, whose certificate {problem},"));
@@ -46,7 +51,21 @@ pub(super) async fn login(handle: &mut Handle<Pin>, user: &str, identity: &Ident
 }
 
 fn broken(error: russh::Error) -> Error {
-    Error::Ssh(format!("while logging in: {error}"))
+    match error {
+        // What was to be said found nobody.
+        russh::Error::SendError | russh::Error::HUP | russh::Error::Disconnect => closed(),
+        error => Error::Ssh(format!("while logging in: {error}")),
+    }
+}
+
+fn closed() -> Error {
+    Error::Ssh("while logging in: the connection was closed".to_owned())
+}
+
+/// Whether the connection is over, or is so in a moment.
+async fn has_ended(handle: &mut Handle<Pin>) -> bool {
+    const MOMENT: Duration = Duration::from_millis(200);
+    handle.is_closed() || tokio::time::timeout(MOMENT, handle).await.is_ok()
 }
 
 /// RSA alone has a choice of signatures: what the peer says it takes, and never SHA-1.
@@ -76,7 +95,7 @@ async fn by_agent(
         Some(certificate) => handle.authenticate_certificate_with(user, certificate, hash, &mut agent).await,
     };
     result.map_err(|error| match error {
-        Silent::Session => Error::Ssh("while logging in: the connection was closed".to_owned()),
+        Silent::Session => closed(),
         Silent::Agent(cause) => agent.refuse(&format!(
             "does not sign with {}: {cause}. Is it locked, or does it wait for a confirmation?",
             key::fingerprint(&agent.key)
