@@ -51,11 +51,11 @@ pub(super) async fn login(handle: &mut Handle<Pin>, user: &str, identity: &Ident
 }
 
 fn broken(error: russh::Error) -> Error {
-    match error {
-        // What was to be said found nobody.
-        russh::Error::SendError | russh::Error::HUP | russh::Error::Disconnect => closed(),
-        error => Error::Ssh(format!("while logging in: {error}")),
+    // What was to be said found nobody.
+    if matches!(error, russh::Error::SendError | russh::Error::HUP | russh::Error::Disconnect) {
+        return closed();
     }
+    Error::Ssh(format!("while logging in: {error}"))
 }
 
 fn closed() -> Error {
