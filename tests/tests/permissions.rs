@@ -63,6 +63,14 @@ fn each_kind_of_file_has_its_own() {
     assert_eq!(scene.stat("."), (0o751, 0, BIN));
     assert_eq!(scene.stat("..data/."), (0o751, 0, BIN));
     assert_eq!(scene.stat("..data/.record.json").0, 0o600);
+    let check = || {
+        let mut check = scene.pass.command(lines);
+        check.arg("check");
+        run(check).said()
+    };
+    assert!(!check().contains("belongs to"), "{}", check());
+    std::os::unix::fs::chown(scene.pass.path("certs/a.example/privkey.pem"), Some(BIN), None).unwrap();
+    assert!(check().contains("privkey.pem` belongs to 2:2, not 1:2; have it delivered anew"), "{}", check());
 }
 
 #[test]

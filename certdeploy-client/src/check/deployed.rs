@@ -8,9 +8,11 @@ use std::sync::Arc;
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::cert::check::show_time;
 use certdeploy_common::daemon::findings::Findings;
+use certdeploy_common::setting::mode::Mode;
 use certdeploy_common::wire::Update;
 
 use crate::config::Settings;
+use crate::config::permissions::{FilePermissions, Ownership};
 use crate::deploy::state::{Current, Damage, is_blocked, lineage_directory};
 use crate::deploy::{State, seen};
 use crate::pipeline::{Pipeline, listed};
@@ -36,7 +38,7 @@ pub(super) async fn look(settings: &Arc<Settings>, findings: &mut Findings) {
             }
             Ok(state) => {
                 damage(&pipeline, &lineage, &directory, &state, findings).await;
-                modes(settings, &lineage, &directory, state.current.as_ref(), findings);
+                access(settings, &lineage, &directory, state.current.as_ref(), findings);
                 served(settings, &lineage, &directory, state.current, findings);
             }
             Err(error) => findings.error(format!("lineage {lineage} cannot be read: {error}")),
@@ -91,8 +93,14 @@ async fn damage(pipeline: &Pipeline, lineage: &Lineage, directory: &Path, state:
     }
 }
 
-/// Modes that somebody has changed: what was written with the right ones is never changed again.
-fn modes(settings: &Settings, lineage: &Lineage, directory: &Path, current: Option<&Current>, findings: &mut Findings) {
+/// Modes and owners that somebody has changed: what was written with the right ones is never changed again.
+fn access(
+    settings: &Settings,
+    lineage: &Lineage,
+    directory: &Path,
+    current: Option<&Current>,
+    findings: &mut Findings,
+) {
     let Some((current, record)) = current.and_then(|current| Some((current, current.record.as_ref()?))) else { return };
     // Others are about to be given, all files anew.
     if record.permissions.as_ref().is_some_and(|had| *had != settings.permissions.to_string()) {
@@ -100,12 +108,24 @@ fn modes(settings: &Settings, lineage: &Lineage, directory: &Path, current: Opti
     }
     for name in &current.files {
         let path = directory.join(name.as_str());
-        let Ok(is) = path.metadata().map(|meta| meta.mode() & 0o7777) else { continue };
-        let wanted = settings.permissions.file(*name).mode.bits();
-        if is != wanted {
+        let Ok(meta) = path.metadata() else { continue };
+        let FilePermissions { mode, owner } = settings.permissions.file(*name);
+        let is = Mode::new(meta.mode() & 0o7777);
+        let (uid, gid) = (Some(meta.uid()), Some(meta.gid()));
+        let owned = Ownership { user: uid, group: gid };
+        let to_own = Ownership { user: owner.user.or(uid), group: owner.group.or(gid) };
+        let mut wrong = Vec::new();
+        if is != mode {
+            wrong.push(format!("has mode {is}, not {mode}"));
+        }
+        if owned != to_own {
+            wrong.push(format!("belongs to {owned}, not {to_own}"));
+        }
+        if !wrong.is_empty() {
             findings.warn(format!(
-                "lineage {lineage}: `{}` has mode {is:04o}, not {wanted:04o}; have it delivered anew, with --force",
-                path.display()
+                "lineage {lineage}: `{}` {}; have it delivered anew, with --force",
+                path.display(),
+                wrong.join(" and ")
             ));
         }
     }
