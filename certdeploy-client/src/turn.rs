@@ -27,6 +27,8 @@ use crate::update::{self, Batch, Due, Entry, Failure, Updater};
 pub enum Which {
     /// Those that have not been told, or were told in vain.
     Owed,
+    /// The same, of these lineages.
+    OwedOf(BTreeSet<Lineage>),
     /// Those that were told in vain.
     Failed,
     /// All.
@@ -70,11 +72,19 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
         Duties { batch, words: BTreeMap::new(), pending: None, failed: false, whole: true, lost: BTreeSet::new() };
     let delay = i64::try_from(settings.update_delay.as_secs()).unwrap_or(i64::MAX);
     let soonest = clock::now().saturating_add(delay);
-    for lineage in State::lineages(&settings.destination)? {
+    let lineages = match which {
+        Which::OwedOf(some) => some.iter().cloned().collect(),
+        Which::Owed | Which::Failed | Which::All | Which::Secrets | Which::Of(_) => {
+            State::lineages(&settings.destination)?
+        }
+    };
+    for lineage in lineages {
         let directory = lineage_directory(&settings.destination, &lineage);
         // Most have nothing to do, and to read what they hold would cost more than all else.
         let word = current_number(&directory).map(|number| ledger::read(&directory, number));
-        if matches!(which, Which::Owed | Which::Failed) && word.is_some_and(|word| is_settled(settings, &word)) {
+        if matches!(which, Which::Owed | Which::OwedOf(_) | Which::Failed)
+            && word.is_some_and(|word| is_settled(settings, &word))
+        {
             continue;
         }
         let state = match State::read(&directory) {
@@ -97,12 +107,12 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
             (_, Which::All) => None,
             (Update::Done, Which::Secrets) => Some(secrets(settings)),
             (_, Which::Of(one)) if *one == lineage => None,
-            (Update::Pending { due }, Which::Owed) => {
+            (Update::Pending { due }, Which::Owed | Which::OwedOf(_)) => {
                 // A delay that became shorter holds for what waits already.
                 duties.pending = duties.pending.max(Some(due.min(soonest)));
                 None
             }
-            (Update::Failed { .. }, Which::Owed | Which::Failed) if !is_settled(settings, &word) => {
+            (Update::Failed { .. }, Which::Owed | Which::OwedOf(_) | Which::Failed) if !is_settled(settings, &word) => {
                 duties.failed = true;
                 Some(word.failed.clone())
             }

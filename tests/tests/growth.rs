@@ -1,13 +1,12 @@
 //! What grows with the number of lineages grows no faster than that number: counted in system calls, not in seconds.
 
 use std::path::Path;
-use std::time::Duration;
 
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::pass::Pass;
 use certdeploy_tests::process::{command, run};
-use certdeploy_tests::wait::holds_within;
-use certdeploy_tests::{Lineage, World, until};
+use certdeploy_tests::wait::{PATIENCE, holds_within};
+use certdeploy_tests::{Daemon, Lineage, World, until};
 
 /// Twice as many may cost so much more: twice, and something for what does not grow.
 const MOST: f64 = 2.6;
@@ -25,26 +24,57 @@ fn reads(process: u32) -> u64 {
     line.and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// What it costs the applier to take in so many, one after another.
+/// What it costs the applier to do something.
+fn cost(client: &Daemon, work: impl FnOnce()) -> f64 {
+    let before = reads(client.id());
+    work();
+    #[expect(clippy::cast_precision_loss, reason = "thousands")]
+    let reads = (reads(client.id()) - before) as f64;
+    reads
+}
+
+/// What it costs to take in so many from a server, one after another. Nobody is to be told of them: while that is owed,
+/// the server asks what is held, all of it, as often as there is time for.
 fn pushed(count: usize) -> f64 {
     let world = World::new();
     let lineages = lineages(&world, count);
     let names: Vec<&str> = lineages.iter().map(|lineage| lineage.name.as_str()).collect();
-    let target = world.target("web", &names);
+    let mut target = world.target("web", &names);
+    target.updates = false;
+    target.write_config();
     world.write_server(&[&target]);
     let client = target.start();
-    let before = reads(client.id());
-    let server = world.start_server();
-    let all = || lineages.iter().all(|lineage| target.holds(lineage));
-    assert!(holds_within(Duration::from_secs(60), all), "{}\n{}", server.said(), client.said());
-    let told = |lineage: &Lineage| {
-        let ledger = std::fs::read_to_string(target.deployed(&lineage.name).join(".updates.json"));
-        ledger.is_ok_and(|text| text.contains("\"done\""))
-    };
-    until("all updates ran", Duration::from_secs(20), || lineages.iter().all(told).then_some(()));
-    #[expect(clippy::cast_precision_loss, reason = "thousands")]
-    let reads = (reads(client.id()) - before) as f64;
-    reads
+    cost(&client, || {
+        let server = world.start_server();
+        let all = || lineages.iter().all(|lineage| target.holds(lineage));
+        assert!(holds_within(PATIENCE, all), "{}\n{}", server.said(), client.said());
+    })
+}
+
+/// What it costs to take in so many from `source`, and to tell a program of each.
+fn placed(count: usize) -> f64 {
+    let world = World::new();
+    let lineages = lineages(&world, count);
+    let mut target = world.target("web", &["example.com"]);
+    target.updates = false;
+    target.extra = "update_services:\n  - {type: script, name: /bin/true}\n".to_owned();
+    target.write_config();
+    let client = target.start();
+    for lineage in &lineages {
+        let beside = world.path(&lineage.name);
+        std::fs::create_dir(&beside).expect("a directory");
+        for file in ["fullchain.pem", "privkey.pem"] {
+            std::fs::copy(lineage.live.join(file), beside.join(file)).expect("a copy");
+        }
+        std::fs::rename(&beside, target.source.join(&lineage.name)).expect("all of it at once");
+    }
+    cost(&client, || {
+        let told = |lineage: &Lineage| {
+            let ledger = std::fs::read_to_string(target.deployed(&lineage.name).join(".updates.json"));
+            ledger.is_ok_and(|text| text.contains("\"done\""))
+        };
+        until("all updates ran", PATIENCE, || lineages.iter().all(told).then_some(()));
+    })
 }
 
 #[test]
@@ -52,9 +82,11 @@ fn to_take_in_twice_as_many_lineages_costs_twice_as_much() {
     if !can_run("growth", &[Need::Root]) {
         return;
     }
-    let (few, many) = (pushed(FEW), pushed(2 * FEW));
-    println!("{few} reads for {FEW} lineages, {many} for twice as many");
-    assert!(many < MOST * few, "{few} reads for {FEW} lineages, {many} for twice as many");
+    for (how, cost) in [("pushed", pushed as fn(usize) -> f64), ("placed", placed)] {
+        let (few, many) = (cost(FEW), cost(2 * FEW));
+        println!("{how}: {few} reads for {FEW} lineages, {many} for twice as many");
+        assert!(many < MOST * few, "{how}: {few} reads for {FEW} lineages, {many} for twice as many");
+    }
 }
 
 /// The calls of one pass that finds nothing to do.

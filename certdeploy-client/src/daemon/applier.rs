@@ -2,6 +2,7 @@
 
 mod arrivals;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,6 +187,7 @@ impl Applier {
         let begun = Instant::now();
         self.parts.staged.look(&self.parts.settings.source);
         self.updates.look_at_secrets(&self.parts.settings);
+        self.updates.look_at_all();
         self.look_at = Instant::now() + LOOK.max(begun.elapsed() * REST);
         pair::still_there(&self.parts.settings.source, &self.parts.incoming)
     }
@@ -309,8 +311,8 @@ impl Applier {
     }
 
     async fn updated(&mut self, ended: &Ended) -> Result<(), DaemonError> {
-        self.updates.end(ended, &self.parts.settings);
-        self.tell_holdings().await
+        let told = self.updates.end(ended, &self.parts.settings);
+        self.tell_changed(&told).await
     }
 
     /// Tells everybody all of what is held, as it is now.
@@ -320,8 +322,8 @@ impl Applier {
         self.tell(&all).await
     }
 
-    async fn tell_changed(&mut self, lineage: &Lineage) -> Result<(), DaemonError> {
-        match self.known.changed(lineage, &self.parts.pipeline) {
+    async fn tell_changed(&mut self, lineages: &BTreeSet<Lineage>) -> Result<(), DaemonError> {
+        match self.known.changed(lineages, &self.parts.pipeline) {
             Some(all) => self.tell(&all).await,
             None => Ok(()),
         }

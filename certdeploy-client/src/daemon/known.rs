@@ -1,6 +1,7 @@
 //! What is held of every lineage, as far as the applier's loop knows it. To read all of it costs as much as there is, so
 //! what a push has changed is read by itself, and everything only so often that most of the time is left for pushes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
@@ -64,12 +65,14 @@ impl Known {
         ToReceiver::Holdings(self.held.clone())
     }
 
-    /// A lineage may have changed. Returns what everybody is to be told, if it is time to; else it is due later.
-    pub(super) fn changed(&mut self, lineage: &Lineage, pipeline: &Pipeline) -> Option<ToReceiver> {
-        match pipeline.held(lineage) {
-            Ok(Some(held)) => _ = self.held.lineages.insert(lineage.clone(), held),
-            Ok(None) => _ = self.held.lineages.remove(lineage),
-            Err(error) => tracing::error!("Cannot read lineage {lineage}, so it counts as held as before: {error}"),
+    /// These may have changed. Returns what everybody is to be told, if it is time to; else it is due later.
+    pub(super) fn changed(&mut self, lineages: &BTreeSet<Lineage>, pipeline: &Pipeline) -> Option<ToReceiver> {
+        for lineage in lineages {
+            match pipeline.held(lineage) {
+                Ok(Some(held)) => _ = self.held.lineages.insert(lineage.clone(), held),
+                Ok(None) => _ = self.held.lineages.remove(lineage),
+                Err(error) => tracing::error!("Cannot read lineage {lineage}, so it counts as held as before: {error}"),
+            }
         }
         if Instant::now() < self.say {
             self.due.get_or_insert(self.say);

@@ -1,9 +1,11 @@
 //! The updates as the applier's loop sees them: when the next turn comes, the one that runs, and when what failed or
 //! broke off runs again. Must not ask what a deployment is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::steady::{self, Steady};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
@@ -19,10 +21,20 @@ use crate::update::delay::{Debounce, Turn};
 /// How a turn ended, or that it broke off.
 pub(super) type Ended = Result<Told, JoinError>;
 
+/// A turn that runs, and whose users it tells.
+struct Running {
+    task: JoinHandle<Told>,
+    lineages: BTreeSet<Lineage>,
+}
+
 /// See the module.
 pub(super) struct Updates {
     debounce: Debounce,
-    running: Option<JoinHandle<Told>>,
+    running: Option<Running>,
+    /// What was deployed since the last look at what is owed.
+    deployed: BTreeSet<Lineage>,
+    /// Whether others may be owed something too: the next look is at all of them, which costs as much as there is.
+    all: bool,
     /// How often in a row updates have failed.
     failed: u32,
     /// Whether the last look at what is owed did not see all of it.
@@ -40,6 +52,8 @@ impl Updates {
         Self {
             debounce,
             running: None,
+            deployed: BTreeSet::new(),
+            all: true,
             failed: 0,
             unseen: false,
             steady: Steady::new(clock::millis()),
@@ -66,7 +80,7 @@ impl Updates {
         }
         let owed = turn::due(old, &Which::Owed).map(|duties| duties.batch.lineages).unwrap_or_default();
         if !owed.is_empty() {
-            let names: Vec<&str> = owed.keys().map(certdeploy_common::cert::Lineage::as_str).collect();
+            let names: Vec<&str> = owed.keys().map(Lineage::as_str).collect();
             tracing::error!(
                 "Updates of {} are still owed in `{}`, which is `destination` no more: run `certdeploy-client update` with a \
                  config that has it",
@@ -78,6 +92,7 @@ impl Updates {
 
     /// What is owed already: what failed now, what was put off in its time.
     pub(super) fn owed(&mut self, settings: &Settings) {
+        self.all = true;
         let Some(duties) = self.look(settings, &Which::Owed) else { return };
         if duties.failed {
             self.debounce.retry(clock::now(), Turn::Failed);
@@ -122,8 +137,14 @@ impl Updates {
     }
 
     /// Something was deployed.
-    pub(super) fn deployed(&mut self) {
+    pub(super) fn deployed(&mut self, lineage: &Lineage) {
+        self.deployed.insert(lineage.clone());
         self.debounce.deployed(clock::now());
+    }
+
+    /// Somebody else may have left something undone: the next turn looks at everything.
+    pub(super) fn look_at_all(&mut self) {
+        self.all = true;
     }
 
     /// Begins a look at the swarm's secrets if that is due and nothing else runs.
@@ -141,13 +162,15 @@ impl Updates {
     fn run(&mut self, settings: &Arc<Settings>, duties: turn::Duties) {
         if !duties.batch.lineages.is_empty() {
             let (settings, stop) = (Arc::clone(settings), self.stop.clone());
-            self.running = Some(tokio::spawn(async move {
+            let lineages = duties.batch.lineages.keys().cloned().collect();
+            let task = tokio::spawn(async move {
                 let _alone = turn::alone(&settings, &stop).await;
                 if stop.is_cancelled() {
                     return Told { failed: false, again: true };
                 }
                 turn::run(&settings, &duties).await
-            }));
+            });
+            self.running = Some(Running { task, lineages });
         }
     }
 
@@ -155,7 +178,10 @@ impl Updates {
     pub(super) fn begin(&mut self, settings: &Arc<Settings>) {
         let which = match self.debounce.take(clock::now()) {
             None => return,
-            Some(Turn::Owed) => Which::Owed,
+            Some(Turn::Owed) => {
+                let deployed = std::mem::take(&mut self.deployed);
+                if std::mem::take(&mut self.all) { Which::Owed } else { Which::OwedOf(deployed) }
+            }
             Some(Turn::Failed) => Which::Failed,
         };
         if let Some(duties) = self.look(settings, &which) {
@@ -166,14 +192,14 @@ impl Updates {
     /// Returns when the turn that runs has ended; [`end`](Self::end) is to be told.
     pub(super) async fn finished(&mut self) -> Ended {
         match &mut self.running {
-            Some(task) => task.await,
+            Some(running) => (&mut running.task).await,
             None => std::future::pending().await,
         }
     }
 
-    /// One has ended.
-    pub(super) fn end(&mut self, ended: &Ended, settings: &Settings) {
-        self.running = None;
+    /// One has ended; whose users it was to tell.
+    pub(super) fn end(&mut self, ended: &Ended, settings: &Settings) -> BTreeSet<Lineage> {
+        let told = self.running.take().map(|running| running.lineages).unwrap_or_default();
         match ended {
             Ok(Told { again: false, .. }) => {
                 if !self.unseen {
@@ -187,10 +213,13 @@ impl Updates {
                 self.again(settings, Turn::Owed);
             }
         }
+        told
     }
 
     /// Plans the next try: of all that is owed, or of what failed only.
     fn again(&mut self, settings: &Settings, turn: Turn) {
+        // Whatever is deployed next, its turn is for this too.
+        self.all = true;
         // What could not even be looked at has not failed, so the setting for that does not switch it off.
         let pause = settings.update_retry.after(self.failed).or(self.unseen.then_some(RETRY));
         let Some(pause) = pause else {

@@ -1,5 +1,6 @@
 //! What has arrived, as the applier's loop takes it: through the pipeline, then whoever waits for it is told.
 
+use certdeploy_common::cert::Lineage;
 use certdeploy_common::wire::Receipt;
 
 use super::{Applier, Parts};
@@ -19,7 +20,9 @@ impl Applier {
         // What the debounce will say if this is deployed; said to the pusher in the receipt.
         let due = self.updates.would_be_due();
         let outcome = pass::receive_push(&self.parts.incoming, &push, &self.parts.pipeline, due).await;
-        self.deployed(matches!(outcome, Outcome::InPlace { update: true, .. }));
+        if let Outcome::InPlace { lineage, update: true, .. } = &outcome {
+            self.deployed(lineage);
+        }
         if matches!(outcome, Outcome::Refused { .. }) {
             self.refused().await?;
         }
@@ -29,7 +32,7 @@ impl Applier {
         };
         // Holdings first: a pusher that has its receipt may ask for them at once.
         if let Some(lineage) = &lineage {
-            self.tell_changed(lineage).await?;
+            self.tell_changed(&[lineage.clone()].into()).await?;
         }
         let held = lineage.as_ref().and_then(|lineage| self.parts.pipeline.held(lineage).ok().flatten());
         let receipt = Receipt { push, lineage, verdict: outcome.verdict(), held };
@@ -51,11 +54,13 @@ impl Applier {
         let (Staged::Source(lineage) | Staged::Incoming(lineage)) = staged.clone();
         let again = became.again(settings);
         self.parts.staged.set(staged, again);
-        self.deployed(became == Became::Placed { update: true });
+        if became == (Became::Placed { update: true }) {
+            self.deployed(&lineage);
+        }
         if became == Became::Invalid {
             self.refused().await?;
         }
-        self.tell_changed(&lineage).await
+        self.tell_changed(&[lineage].into()).await
     }
 
     /// What is there instead may have been mended, and its users are to be told then.
@@ -64,17 +69,12 @@ impl Applier {
         if !mended.is_empty() {
             self.updates.owed(&self.parts.settings);
         }
-        for lineage in &mended {
-            self.tell_changed(lineage).await?;
-        }
-        Ok(())
+        self.tell_changed(&mended).await
     }
 
-    fn deployed(&mut self, update: bool) {
-        if update {
-            tracing::info!("Queueing updates for services");
-            self.updates.deployed();
-        }
+    fn deployed(&mut self, lineage: &Lineage) {
+        tracing::info!("Queueing updates for services");
+        self.updates.deployed(lineage);
     }
 
     /// One at a time: what comes from the receiver is heard in between.
