@@ -22,6 +22,8 @@ pub struct Surroundings {
     pub named: BTreeSet<PathBuf>,
     /// This program and the directories of its libraries.
     pub ourselves: BTreeSet<PathBuf>,
+    /// The directories of its log files.
+    pub logs: BTreeSet<PathBuf>,
 }
 
 /// The drop-in for the config in this file; or the rule, for a client that runs as this user.
@@ -39,7 +41,15 @@ pub fn print(file: &Path, polkit_user: Option<&str>) -> Result<String, String> {
     let own = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let ourselves = unit::libraries(&maps).into_iter().chain([own]).collect();
-    Ok(drop_in(&settings, &Surroundings { config: file, named, ourselves }))
+    let logs = || settings.log.file.iter().chain(&settings.log.library_file);
+    if let Some(path) = logs().find(|path| path.is_relative()) {
+        return Err(format!(
+            "the log file `{0}` is looked for where the client is started, and a unit starts it in `/`: write the whole path,              for example `/var/log/certdeploy/{0}`",
+            path.display()
+        ));
+    }
+    let logs = places::of_files(logs());
+    Ok(drop_in(&settings, &Surroundings { config: file, named, ourselves, logs }))
 }
 
 /// The drop-in for `certdeploy-client.service` and `certdeploy-client-once.service`.
@@ -80,13 +90,7 @@ fn is_systemctl(path: &Path) -> bool {
 
 fn needs(settings: &Settings, surroundings: &Surroundings, alone: bool) -> Needs {
     let mut writes: BTreeSet<PathBuf> = [settings.destination.clone(), settings.source.clone()].into();
-    let logs = settings.log.file.iter().chain(&settings.log.library_file);
-    // The directory: a file that was rotated away is made anew.
-    writes.extend(
-        logs.filter(|path| path.is_absolute() && !path.starts_with("/dev"))
-            .filter_map(|path| path.parent())
-            .map(Path::to_owned),
-    );
+    writes.extend(surroundings.logs.iter().cloned());
     let systemctl = settings.updates.iter().filter_map(|entry| match &entry.updater {
         Updater::Unit(unit) => unit.executable.clone(),
         Updater::Rc(_) | Updater::Script(_) | Updater::Container(_) | Updater::Service(_) | Updater::Secret(_) => None,

@@ -11,6 +11,7 @@ use certdeploy_common::setting::yaml;
 
 use crate::config::pins::Demand;
 use crate::config::{self, Settings};
+use crate::renew::place::{self, argument};
 
 pub use certbot::Certbot;
 
@@ -23,6 +24,8 @@ pub struct Surroundings {
     pub named: BTreeSet<PathBuf>,
     /// This program and the directories of its libraries.
     pub ourselves: BTreeSet<PathBuf>,
+    /// The directories of its log files.
+    pub logs: BTreeSet<PathBuf>,
     /// What certbot will do.
     pub certbot: Certbot,
 }
@@ -49,12 +52,13 @@ pub fn print(file: &Path) -> Result<String, String> {
     let more =
         ["--config", "-c"].iter().filter_map(|option| argument(&settings.renew.arguments, option)).map(PathBuf::from);
     let certbot = Certbot::look(&certbot_directory(&settings), more);
-    Ok(drop_in(&settings, &Surroundings { config: file, named, ourselves, certbot }))
+    let logs = places::of_files(settings.log.file.value.iter().chain(&settings.log.library_file.value));
+    Ok(drop_in(&settings, &Surroundings { config: file, named, ourselves, logs, certbot }))
 }
 
-/// certbot's own directory: beside `live` are its configs.
+/// certbot's own directory.
 fn certbot_directory(settings: &Settings) -> PathBuf {
-    settings.live_directory.parent().unwrap_or(&settings.live_directory).to_owned()
+    place::directory(&settings.live_directory, &settings.renew.arguments)
 }
 
 /// snap's programs confine themselves: they need privileges, namespaces and calls that no drop-in of ours leaves.
@@ -117,10 +121,7 @@ pub fn drop_in(settings: &Settings, surroundings: &Surroundings) -> String {
 fn needs(settings: &Settings, surroundings: &Surroundings, renewal: Option<&Renewal>) -> Needs {
     let mut writes: BTreeSet<PathBuf> = [settings.queue_dir.clone()].into();
     let mut makes = writes.clone();
-    let logs = settings.log.file.value.iter().chain(&settings.log.library_file.value);
-    let logs = logs.filter(|path| path.is_absolute() && !path.starts_with("/dev")).map(PathBuf::as_path);
-    // The directory: a file that was rotated away is made anew.
-    writes.extend(logs.filter_map(Path::parent).map(Path::to_owned));
+    writes.extend(surroundings.logs.iter().cloned());
     // Challenges and certificates may have another owner; so may a queue that is taken over.
     let mut capabilities = BTreeSet::from(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]);
     let mut executes = None;
@@ -144,7 +145,6 @@ fn needs(settings: &Settings, surroundings: &Surroundings, renewal: Option<&Rene
             }
             writes.extend(certbot.configs.iter().cloned());
             writes.insert(certbot_directory(settings));
-            writes.extend(argument(&settings.renew.arguments, "--config-dir").map(PathBuf::from));
             writes.extend(certbot.webroots.iter().cloned());
         }
         None => capabilities.extend([
@@ -179,20 +179,6 @@ fn needs(settings: &Settings, surroundings: &Surroundings, renewal: Option<&Rene
     }
 }
 
-/// `--option value` or `--option=value`.
-fn argument<'a>(words: &'a [String], option: &str) -> Option<&'a str> {
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        if word == option {
-            return words.next().map(String::as_str);
-        }
-        if let Some(value) = word.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
-            return Some(value);
-        }
-    }
-    None
-}
-
 fn one_line(text: &str) -> String {
     text.escape_debug().to_string()
 }
@@ -205,13 +191,5 @@ mod tests {
     fn snap_s_programs_are_known() {
         assert!(from_snap(Path::new("/snap/bin/certbot")) && from_snap(Path::new("/usr/bin/snap")));
         assert!(!from_snap(Path::new("/usr/bin/certbot")) && !from_snap(Path::new("/snapshots/certbot")));
-    }
-
-    #[test]
-    fn options_of_certbot_are_found_in_both_ways_to_write_them() {
-        let words = ["renew", "--work-dir", "/a", "--logs-dir=/b"].map(str::to_owned);
-        assert_eq!(argument(&words, "--work-dir"), Some("/a"));
-        assert_eq!(argument(&words, "--logs-dir"), Some("/b"));
-        assert_eq!(argument(&words, "--config-dir"), None);
     }
 }

@@ -1,8 +1,10 @@
 //! The open files of one session: uploads being written, virtual files being read, listings. Must not know paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+
+use certdeploy_common::cert::Lineage;
 
 use super::refusal::Refusal;
 
@@ -26,7 +28,12 @@ pub struct Upload {
     pub limit: u64,
     /// Whether each write goes to its end, wherever the peer says.
     pub append: bool,
+    /// What it is, unless it is of a push, whose manifest tells what is whole.
+    pub of: Option<Label>,
 }
+
+/// A file of a lineage, as it is called on disk.
+pub type Label = (Lineage, &'static str);
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +60,8 @@ pub struct Handles {
     left: u64,
     /// Whether the disk has refused something: what was put is not what was sent.
     pub(super) torn: bool,
+    /// Files of which a part was refused: what was put is a beginning, and may look like a whole.
+    pub(super) cut: BTreeSet<Label>,
     next: u32,
     open: BTreeMap<u32, Open>,
 }
@@ -65,6 +74,7 @@ impl Handles {
             most: usize::try_from(most).unwrap_or(usize::MAX),
             left: bytes,
             torn: false,
+            cut: BTreeSet::new(),
             next: 0,
             open: BTreeMap::new(),
         }
@@ -115,11 +125,17 @@ impl Handles {
         let upload = self.upload(handle)?;
         let offset = if upload.append { upload.file.metadata().map_err(Refusal::Io)?.len() } else { offset };
         let end = u64::try_from(bytes.len()).ok().and_then(|length| offset.checked_add(length));
-        if end.is_none_or(|end| end > upload.limit) {
-            return Err(Refusal::TooLarge(upload.limit));
-        }
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let left = self.left.checked_sub(length).ok_or(Refusal::TooMany("bytes in one connection"))?;
+        let left = match (end, self.left.checked_sub(length)) {
+            (Some(end), Some(left)) if end <= upload.limit => left,
+            (end, _) => {
+                let large = end.is_none_or(|end| end > upload.limit);
+                let refusal =
+                    if large { Refusal::TooLarge(upload.limit) } else { Refusal::TooMany("bytes in one connection") };
+                self.cut.extend(upload.of.clone());
+                return Err(refusal);
+            }
+        };
         upload.file.write_all_at(bytes, offset).map_err(|error| {
             self.torn = true;
             Refusal::Io(error)
@@ -196,7 +212,7 @@ mod tests {
     fn all_that_one_session_writes_or_has_read_to_it_is_bounded() {
         let mut handles = Handles::new(4, 100_000);
         let file = tempfile::tempfile().unwrap();
-        let one = handles.open(Open::Upload(Upload { file, limit: 16_384, append: false })).unwrap();
+        let one = handles.open(Open::Upload(Upload { file, limit: 16_384, append: false, of: None })).unwrap();
         // The same file over and over.
         let written = (0..20).take_while(|_| handles.write(one, 0, &[b'x'; 10_000]).is_ok()).count();
         assert_eq!(written, 10);

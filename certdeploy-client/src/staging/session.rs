@@ -168,7 +168,8 @@ impl Session {
             Mode::Make if directory.has(name) => directory.existing(name, true),
             Mode::Make => directory.create(name),
         };
-        self.handles.open(Open::Upload(Upload { file: file.map_err(refusal)?, limit, append }))
+        let of = self.begins(path, mode);
+        self.handles.open(Open::Upload(Upload { file: file.map_err(refusal)?, limit, append, of }))
     }
 
     /// `CLOSE`: an upload is on disk when this returns.
@@ -267,7 +268,7 @@ impl Session {
                 if !FileName::ALL.into_iter().any(|name| plain::has(&directory, name)) {
                     continue;
                 }
-                if let Some(why) = self.not_whole(&directory, clean) {
+                if let Some(why) = self.not_whole(&lineage, &directory, clean) {
                     tracing::warn!("Dropped the upload of {lineage}: {why}");
                     continue;
                 }

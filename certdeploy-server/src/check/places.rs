@@ -16,6 +16,7 @@ use crate::push::login::agent_holds;
 use crate::queue::Queue;
 use crate::renew::certbot::program;
 use crate::renew::civil::Zone;
+use crate::renew::place;
 
 pub(super) fn key(settings: &Settings, findings: &mut Findings) {
     if let Some(name) = settings.key.missing_credential() {
@@ -163,9 +164,9 @@ pub(super) fn zone(findings: &mut Findings) {
     }
 }
 
-/// certbot's deploy hook is a link to this program in `renewal-hooks/deploy`, beside `live/`.
+/// certbot's deploy hook is a link to this program in `renewal-hooks/deploy` of its directory.
 pub(super) fn hook(settings: &Settings, findings: &mut Findings) {
-    let Some(root) = settings.live_directory.parent() else { return };
+    let root = place::directory(&settings.live_directory, &settings.renew.arguments);
     let directory = root.join("renewal-hooks/deploy");
     let entries = directory.read_dir().into_iter().flatten().flatten();
     let mut found = false;

@@ -4,6 +4,7 @@
 pub mod certbot;
 pub mod civil;
 pub mod output;
+pub mod place;
 pub mod record;
 pub mod run;
 pub mod schedule;

@@ -1,10 +1,11 @@
 //! What a plain peer does with its files besides writing them: takes them back, gives them their final names. Must not
 //! touch a push.
 
-use certdeploy_common::cert::FileName;
+use certdeploy_common::cert::{FileName, Lineage};
 
-use super::Session;
+use super::{Mode, Session};
 use crate::dir::Dir;
+use crate::staging::files::Label;
 use crate::staging::path::{PlainName, UploadPath};
 use crate::staging::refusal::{Refusal, refusal};
 
@@ -14,6 +15,16 @@ pub(super) fn has(directory: &Dir, name: FileName) -> bool {
 }
 
 impl Session {
+    /// What is written there, unless it is a push's; one that begins anew has lost nothing yet.
+    pub(super) fn begins(&mut self, path: &UploadPath, mode: Mode) -> Option<Label> {
+        let UploadPath::LineageFile(lineage, file) = path else { return None };
+        let label = (lineage.clone(), file.on_disk());
+        if matches!(mode, Mode::Create | Mode::Replace) {
+            self.handles.cut.remove(&label);
+        }
+        Some(label)
+    }
+
     /// `REMOVE` of a file that this session has put.
     ///
     /// # Errors
@@ -21,11 +32,12 @@ impl Session {
     pub fn remove(&mut self, path: &UploadPath) -> Result<(), Refusal> {
         let UploadPath::LineageFile(lineage, name) = path else { return Err(Refusal::Unsupported) };
         let directory = self.lineage(lineage)?;
-        if directory.has(name.on_disk()) {
-            directory.remove_file(name.on_disk()).map_err(refusal)
-        } else {
-            Err(Refusal::Missing)
+        if !directory.has(name.on_disk()) {
+            return Err(Refusal::Missing);
         }
+        directory.remove_file(name.on_disk()).map_err(refusal)?;
+        self.handles.cut.remove(&(lineage.clone(), name.on_disk()));
+        Ok(())
     }
 
     /// `RMDIR` of a lineage's directory that this session has made, and that is empty.
@@ -53,6 +65,7 @@ impl Session {
         let (UploadPath::LineageFile(lineage, name), UploadPath::LineageFile(into, new)) = (from, to) else {
             return Err(Refusal::Unsupported);
         };
+        let (old_label, new_label) = ((lineage.clone(), name.on_disk()), (into.clone(), new.on_disk()));
         let (directory, into) = (self.lineage(lineage)?, self.lineage(into)?);
         if !directory.has(name.on_disk()) {
             return Err(Refusal::Missing);
@@ -60,14 +73,24 @@ impl Session {
         if directory.stat(name.on_disk()).is_some_and(|(length, _)| length > new.limit()) {
             return Err(Refusal::TooLarge(new.limit()));
         }
-        directory.rename(name.on_disk(), &into, new.on_disk()).map_err(refusal)
+        directory.rename(name.on_disk(), &into, new.on_disk()).map_err(refusal)?;
+        if self.handles.cut.remove(&old_label) {
+            self.handles.cut.insert(new_label);
+        } else {
+            self.handles.cut.remove(&new_label);
+        }
+        Ok(())
     }
 
     /// Why what a plain peer has put of a lineage cannot be taken for complete.
-    pub(super) fn not_whole(&self, directory: &Dir, clean: bool) -> Option<&'static str> {
+    pub(super) fn not_whole(&self, lineage: &Lineage, directory: &Dir, clean: bool) -> Option<&'static str> {
         let parts = FileName::ALL.into_iter().any(|name| directory.has(PlainName::Part(name).on_disk()));
         if self.handles.torn {
             return Some("the disk could not take all of it");
+        }
+        let readme = [PlainName::Readme, PlainName::ReadmePart].map(PlainName::on_disk);
+        if self.handles.cut.iter().any(|(of, name)| of == lineage && !readme.contains(name)) {
+            return Some("a file of it is larger than is taken, and only its beginning was");
         }
         match (clean, self.handles.is_empty(), parts) {
             (false, _, _) => Some("the connection broke before the session was ended"),
@@ -84,7 +107,7 @@ mod tests {
 
     use super::*;
     use crate::config::pushers::Scope;
-    use crate::staging::session::{Mode, Most};
+    use crate::staging::session::Most;
 
     fn path(text: &str) -> UploadPath {
         crate::staging::path::parse(text, "/source").unwrap()
@@ -113,6 +136,41 @@ mod tests {
                 assert!(session.stat(&path("a.example/privkey.pem")).is_ok());
             }
             assert_eq!(session.finish(true).len(), usize::from(renamed));
+        }
+    }
+
+    #[test]
+    fn a_beginning_does_not_count_unless_the_whole_follows() {
+        type Mend = fn(&mut Session);
+        let again: Mend = |session| put(session, "a.example/fullchain.pem");
+        let removed: Mend = |session| {
+            session.remove(&path("a.example/fullchain.pem")).unwrap();
+            put(session, "a.example/cert.pem");
+        };
+        let replaced: Mend = |session| {
+            put(session, "a.example/.in.fullchain.pem");
+            session.rename(&path("a.example/.in.fullchain.pem"), &path("a.example/fullchain.pem")).unwrap();
+        };
+        let moved: Mend = |session| {
+            session.rename(&path("a.example/fullchain.pem"), &path("a.example/chain.pem")).unwrap();
+            put(session, "a.example/fullchain.pem");
+        };
+        let nothing: Mend = |_| ();
+        for (mend, want) in [(nothing, 1), (again, 2), (removed, 2), (replaced, 2), (moved, 1)] {
+            for beyond in [131_072, 999_999] {
+                let temp = tempfile::tempdir().unwrap();
+                let mut session = session(&temp);
+                for lineage in ["a.example", "b.example"] {
+                    session.make_directory(&path(lineage)).unwrap();
+                }
+                put(&mut session, "b.example/fullchain.pem");
+                let handle = session.open(&path("a.example/fullchain.pem"), Mode::Replace, false).unwrap();
+                session.handles.write(handle, 0, b"x").unwrap();
+                assert!(session.handles.write(handle, beyond, b"xx").is_err());
+                session.close(handle).unwrap();
+                mend(&mut session);
+                assert_eq!(session.finish(true).len(), want, "b.example, and a.example if it is whole");
+            }
         }
     }
 

@@ -49,6 +49,15 @@ pub fn end(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
+/// The directories of files that are written, and those of what links in their place lead to: a file that was rotated
+/// away is made anew. What is none, as standard output, has none.
+#[must_use]
+pub fn of_files<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> BTreeSet<PathBuf> {
+    let written = files.into_iter().filter(|path| path.is_absolute() && !path.starts_with("/dev"));
+    let names = written.flat_map(|path| [path.clone(), end(path)]);
+    names.filter_map(|path| path.parent().map(Path::to_owned)).collect()
+}
+
 /// The program of this name: itself if it has a directory, else the first in `search`.
 #[must_use]
 pub fn program(name: &Path, search: &OsStr) -> Option<PathBuf> {
@@ -85,6 +94,10 @@ mod tests {
         let needs = Needs { writes: [at.join("link/x")].into(), ..Needs::default() };
         let writes = resolved(needs, OsStr::new("")).writes;
         assert_eq!(writes, [at.join("link/x"), at.join("real/x")].into());
+        std::fs::write(at.join("real/log"), "").unwrap();
+        std::os::unix::fs::symlink(at.join("real/log"), at.join("log")).unwrap();
+        let files = [at.join("log"), at.join("link/new"), "/dev/stderr".into(), "relative".into()];
+        assert_eq!(of_files(&files), [at.clone(), at.join("real"), at.join("link")].into());
     }
 
     #[test]
