@@ -44,7 +44,8 @@ pub fn print(file: &Path, polkit_user: Option<&str>) -> Result<String, String> {
     let logs = || settings.log.file.iter().chain(&settings.log.library_file);
     if let Some(path) = logs().find(|path| path.is_relative()) {
         return Err(format!(
-            "the log file `{0}` is looked for where the client is started, and a unit starts it in `/`: write the whole path,              for example `/var/log/certdeploy/{0}`",
+            "the log file `{0}` is looked for where the client is started, and a unit starts it in `/`: write the whole path, \
+             for example `/var/log/certdeploy/{0}`",
             path.display()
         ));
     }

@@ -294,3 +294,24 @@ fn credentials_of_a_registry_are_not_sent_along() {
     );
     assert!(!heads.iter().any(|head| head.contains("x-registry-auth") || head.contains("dtpw")), "{heads:?}");
 }
+
+#[test]
+fn a_fitted_unit_can_write_its_log_wherever_that_really_is() {
+    let world = World::new();
+    let lineage = world.lineage("example.com", &["example.com"]);
+    let pass = Pass::over(&world, &lineage, "log");
+    let harden = |log: &str| {
+        let mut command = pass.command(&format!("log_filename: {log}\n"));
+        command.arg("harden");
+        run(command)
+    };
+    says(
+        &harden("relative.log").ended(1),
+        &["the log file `relative.log`", "in `/`: write the whole path, for example"],
+    );
+    let (link, real) = (pass.path("linked.log"), pass.path("elsewhere/real.log"));
+    fs::create_dir(real.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let words = format!("-{}", real.parent().unwrap().canonicalize().unwrap().display());
+    says(&harden(&link.display().to_string()).ended(0), &[&words]);
+}

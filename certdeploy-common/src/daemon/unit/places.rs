@@ -38,15 +38,23 @@ fn both(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     paths.iter().flat_map(|path| [path.clone(), end(path)]).collect()
 }
 
-/// Where a path leads when its links are followed, as far as it exists.
+/// Where a path leads when its links are followed, as far as they lead; what they lead to need not exist.
 #[must_use]
 pub fn end(path: &Path) -> PathBuf {
-    for there in path.ancestors() {
-        if let (Ok(real), Ok(rest)) = (there.canonicalize(), path.strip_prefix(there)) {
-            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+    /// As many as the kernel follows (`path_resolution(7)`).
+    const LINKS: usize = 40;
+    let mut at = path.to_owned();
+    for _ in 0..LINKS {
+        let there = at.ancestors().find(|there| there.symlink_metadata().is_ok());
+        let Some((there, rest)) = there.and_then(|there| Some((there, at.strip_prefix(there).ok()?))) else { break };
+        let with_rest = |real: PathBuf| if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        if let Ok(real) = there.canonicalize() {
+            return with_rest(real);
         }
+        let Ok(to) = there.read_link() else { break };
+        at = with_rest(there.parent().unwrap_or(Path::new("/")).join(to));
     }
-    path.to_owned()
+    at
 }
 
 /// The directories of files that are written, and those of what links in their place lead to: a file that was rotated
@@ -91,6 +99,10 @@ mod tests {
         std::os::unix::fs::symlink(at.join("real"), at.join("link")).unwrap();
         assert_eq!(end(&at.join("link")), at.join("real"));
         assert_eq!(end(&at.join("link/not/there")), at.join("real/not/there"));
+        std::os::unix::fs::symlink("real/later/file", at.join("dangling")).unwrap();
+        assert_eq!(end(&at.join("dangling")), at.join("real/later/file"));
+        std::os::unix::fs::symlink("circle", at.join("circle")).unwrap();
+        assert_eq!(end(&at.join("circle")), at.join("circle"));
         let needs = Needs { writes: [at.join("link/x")].into(), ..Needs::default() };
         let writes = resolved(needs, OsStr::new("")).writes;
         assert_eq!(writes, [at.join("link/x"), at.join("real/x")].into());
