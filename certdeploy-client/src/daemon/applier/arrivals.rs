@@ -66,9 +66,10 @@ impl Applier {
     /// What is there instead may have been mended, and its users are to be told then.
     async fn refused(&mut self) -> Result<(), DaemonError> {
         let mended = self.parts.pipeline.mended();
-        if !mended.is_empty() {
-            self.updates.owed(&self.parts.settings);
+        if mended.is_empty() {
+            return Ok(());
         }
+        self.updates.owed(&self.parts.settings);
         self.tell_changed(&mended).await
     }
 
