@@ -24,12 +24,13 @@ enum On {
 }
 
 struct Scene {
-    world: World,
     target: Target,
     lineage: Lineage,
     disk: SmallDisk,
     client: Daemon,
     readers: Readers,
+    /// Last: its directory goes when nothing is mounted there any more.
+    world: World,
 }
 
 /// A client with one generation, one of its directories on a disk of its own.

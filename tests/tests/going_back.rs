@@ -17,11 +17,12 @@ const VERSIONS: [&str; 2] = ["0.5.4", "0.2.2"];
 const UPLOADED: [FileName; 3] = [FileName::Chain, FileName::Fullchain, FileName::Privkey];
 
 struct Scene {
-    world: World,
     lineage: Lineage,
     pass: Pass,
     /// Another file system below `destination`, where the Python program writes through links.
     _apart: Option<SmallDisk>,
+    /// Last: its directory goes when nothing is mounted there any more.
+    world: World,
 }
 
 impl Scene {

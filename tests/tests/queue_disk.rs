@@ -7,10 +7,11 @@ use certdeploy_tests::small_disk::SmallDisk;
 use certdeploy_tests::{Lineage, Target, World};
 
 struct Scene {
-    world: World,
     target: Target,
     lineage: Lineage,
     disk: SmallDisk,
+    /// Last: its directory goes when nothing is mounted there any more.
+    world: World,
 }
 
 fn scene(options: &str) -> Scene {
