@@ -5,6 +5,7 @@ use std::process::Command;
 use crate::World;
 use crate::pebble::Pebble;
 use crate::process::{Ran, command, run};
+use crate::wait::{PATIENCE, until};
 
 /// Issues the first certificate.
 #[must_use]
@@ -46,6 +47,17 @@ pub fn renew_before_expiry(world: &World, name: &str, time: &str) {
     let kept = text.lines().filter(|line| !line.contains("renew_before_expiry"));
     let text: Vec<&str> = kept.collect();
     std::fs::write(&file, format!("renew_before_expiry = {time}\n{}\n", text.join("\n"))).expect("write it");
+}
+
+/// Runs certbot until no other one runs: it refuses to be the second, and a daemon looks for what is due at its first start.
+///
+/// # Panics
+/// The other one does not end.
+pub fn alone(mut certbot: impl FnMut() -> Ran) -> Ran {
+    until("no other certbot runs", PATIENCE, || {
+        let ran = certbot();
+        (!ran.said().contains("Another instance of Certbot is already running")).then_some(ran)
+    })
 }
 
 const PROGRAM: &str = "/usr/bin/certbot";
