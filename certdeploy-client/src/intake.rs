@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use certdeploy_common::cert::lineage::UnsafeLineage;
 use certdeploy_common::cert::{Bundle, FileName, Lineage};
 use certdeploy_common::wire::{PushId, layout};
 
@@ -137,8 +136,8 @@ pub fn join(waiting: &[Waiting]) -> Bundle {
 pub struct Below {
     /// The directories of lineages.
     pub lineages: Vec<Lineage>,
-    /// Directories that hold such files under a name that is no lineage's, with why.
-    pub strange: Vec<(String, UnsafeLineage)>,
+    /// What somebody meant to be one of those and is not, with why and the way out.
+    pub strange: Vec<(String, String)>,
 }
 
 /// Looks at the directories in `source`; those that are hidden or hold none of our files are somebody else's.
@@ -149,15 +148,25 @@ pub fn below(source: &Path) -> std::io::Result<Below> {
     let source = Dir::open(source)?;
     let mut below = Below::default();
     for (name, kind) in source.entries()? {
-        if !kind.is_dir() || name.starts_with('.') {
+        if name.starts_with('.') {
             continue;
         }
-        match name.parse() {
+        if kind.is_symlink() && source.leads_to_directory(&name) {
+            let why = "it is a link, which is not followed; put the directory itself there";
+            below.strange.push((name, why.to_owned()));
+            continue;
+        }
+        match name.parse::<Lineage>() {
+            _ if !kind.is_dir() => {}
             Ok(lineage) => below.lineages.push(lineage),
-            Err(reason) if holds_files(&source, &name) => below.strange.push((name, reason)),
+            Err(why) if holds_files(&source, &name) => {
+                below.strange.push((name, format!("{why}; rename the directory")))
+            }
             Err(_) => {}
         }
     }
+    let unreadable = |name| (name, "the name is not UTF-8; rename the directory".to_owned());
+    below.strange.extend(source.directories_without_text()?.into_iter().map(unreadable));
     Ok(below)
 }
 

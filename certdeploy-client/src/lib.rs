@@ -129,10 +129,7 @@ fn to_the_end<F: Future<Output = Exit>>(body: impl FnOnce(CancellationToken) -> 
         };
         tokio::select! {
             exit = body(orders.stop.clone()) => exit,
-            () = orders.overdue(|| GRACE) => {
-                tracing::error!("Ended by a signal: what was not done is done by the next run");
-                Exit::Owed
-            }
+            () = orders.overdue(|| GRACE) => pass::cut_off(),
         }
     })
 }

@@ -16,7 +16,7 @@ use crate::intake::Waiting;
 use crate::link::Commit;
 use crate::pipeline::{Arrival, May, Outcome, Pipeline, listed};
 use crate::staging::{INCOMING, sweep};
-use crate::turn::{self, Which};
+use crate::turn::{self, Told, Which};
 use crate::validate::{Origin, Rejection, Upload};
 use crate::{account, clock, intake, mend};
 
@@ -70,7 +70,7 @@ pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: Cancellat
 
 async fn updates(settings: &Arc<Settings>, which: &Which, stop: &CancellationToken) -> Exit {
     let _alone = if settings.updates.is_empty() { None } else { turn::alone(settings, stop).await };
-    let duties = match turn::due(settings, which) {
+    let mut duties = match turn::due(settings, which) {
         Ok(duties) => duties,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
@@ -87,13 +87,23 @@ async fn updates(settings: &Arc<Settings>, which: &Which, stop: &CancellationTok
         return done;
     }
     if stop.is_cancelled() {
-        return Exit::Owed;
+        return cut_off();
     }
-    match turn::run(settings, &duties).await.failed {
-        false => done,
-        true if settings.fail_fast => Exit::Failed,
-        true => Exit::Owed,
+    if *which == Which::All {
+        turn::order(settings, &mut duties);
     }
+    match turn::run(settings, &duties, stop).await {
+        Told { failed: true, .. } if settings.fail_fast => Exit::Failed,
+        Told { left: true, .. } => cut_off(),
+        Told { failed: true, .. } => Exit::Owed,
+        Told { failed: false, .. } => done,
+    }
+}
+
+/// A command ends before it has done everything, because it was told to.
+pub fn cut_off() -> Exit {
+    tracing::error!("Ended by a signal: what was not done is done by the next run");
+    Exit::Owed
 }
 
 /// The lock on `source`; `None` when somebody else has it. It is on the directory itself: a file in it could be in the
@@ -285,7 +295,7 @@ pub async fn staged(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -
     };
     for (name, reason) in below.strange {
         let place = settings.source.join(name);
-        tracing::error!("InvalidKey: Invalid key {}: {reason}; rename the directory", place.display());
+        tracing::error!("InvalidKey: Invalid key {}: {reason}", place.display());
         looked.valid = false;
     }
     for lineage in below.lineages.into_iter().take_while(|_| go_on()) {

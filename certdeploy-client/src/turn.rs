@@ -110,8 +110,9 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
             (Update::Pending { due }, Which::Owed | Which::OwedOf(_)) => {
                 // A delay that became shorter holds for what waits already.
                 duties.pending = duties.pending.max(Some(due.min(soonest)));
-                None
+                left_over(&word)
             }
+            (Update::Pending { .. }, Which::Failed) if left_over(&word).is_some() => left_over(&word),
             (Update::Failed { .. }, Which::Owed | Which::OwedOf(_) | Which::Failed) if !is_settled(settings, &word) => {
                 duties.failed = true;
                 Some(word.failed.clone())
@@ -122,6 +123,26 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
         duties.words.insert(lineage, word);
     }
     Ok(duties)
+}
+
+/// The entries that a run which was told to end has left; `None`: all.
+fn left_over(word: &Word) -> Option<BTreeSet<String>> {
+    Some(&word.failed).filter(|left| !left.is_empty()).cloned()
+}
+
+/// Writes down that all of this is to be done, before it begins: if it is cut off, it is still owed.
+pub fn order(settings: &Settings, duties: &mut Duties) {
+    for (lineage, word) in &mut duties.words {
+        let owed = word.clone().owed(0);
+        match ledger::write(&lineage_directory(&settings.destination, lineage), &owed) {
+            Ok(()) => *word = owed,
+            Err(error) => {
+                tracing::warn!(
+                    "Cannot write down that {lineage} is updated; if this is cut off, run it again: {error}"
+                );
+            }
+        }
+    }
 }
 
 /// The entries whose effect others can undo.
@@ -192,12 +213,14 @@ pub struct Told {
     pub failed: bool,
     /// Whether some of that is to be run again.
     pub again: bool,
+    /// Whether some of that was only left to the next run.
+    pub left: bool,
 }
 
-/// Tells the users of a batch and writes down what came of it.
-pub async fn run(settings: &Arc<Settings>, duties: &Duties) -> Told {
+/// Tells the users of a batch and writes down what came of it. After `stop` no entry begins any more.
+pub async fn run(settings: &Arc<Settings>, duties: &Duties, stop: &CancellationToken) -> Told {
     let Duties { batch, words, .. } = duties;
-    let failures = update::run(&settings.updates, batch, settings.fail_fast).await;
+    let failures = update::run(&settings.updates, batch, settings.fail_fast, stop).await;
     // Before anything is put back: what fell is to be told of the old files too.
     settle(settings, words, &failures, &BTreeMap::new());
     let mut restored = Batch { destination: batch.destination.clone(), lineages: BTreeMap::new() };
@@ -229,11 +252,17 @@ pub async fn run(settings: &Arc<Settings>, duties: &Duties) -> Told {
         settle(settings, words, &failures, &stayed);
     }
     let gone_back = |failure: &Failure| failure.lineages.iter().all(|lineage| theirs.contains_key(lineage));
-    let mut told = Told { failed: !failures.is_empty(), again: !failures.iter().all(gone_back) };
+    let is_left = |failure: &Failure| failure.left;
+    let mut told = Told {
+        failed: !failures.iter().all(is_left),
+        again: !failures.iter().all(gone_back),
+        left: failures.iter().any(is_left),
+    };
     if !restored.lineages.is_empty() {
-        let more = update::run(&settings.updates, &restored, settings.fail_fast).await;
+        let more = update::run(&settings.updates, &restored, settings.fail_fast, stop).await;
         settle(settings, &theirs, &more, &notes);
         told.again |= !more.is_empty();
+        told.left |= more.iter().any(is_left);
     }
     told
 }
@@ -294,7 +323,12 @@ fn settle(
         // First what became of it: whoever repeats this may cut its end.
         let mut said: Vec<String> = notes.get(lineage).into_iter().cloned().collect();
         said.extend(Some(reasons(lineage, failures)).filter(|reasons| !reasons.is_empty()));
-        let update = if said.is_empty() { Update::Done } else { Update::Failed { reason: said.join("; ") } };
+        let only_left = !own.is_empty() && own.iter().all(|failure| failure.left) && !notes.contains_key(lineage);
+        let update = match said.is_empty() {
+            true => Update::Done,
+            false if only_left => Update::Pending { due: 0 },
+            false => Update::Failed { reason: said.join("; ") },
+        };
         let parts = own.iter().filter(|failure| !failure.parts.is_empty());
         let failed: BTreeSet<String> = own.iter().map(|failure| failure.entry.clone()).collect();
         let parts: BTreeMap<_, _> = parts.map(|failure| (failure.entry.clone(), failure.parts.clone())).collect();

@@ -142,3 +142,37 @@ fn a_lineage_that_cannot_be_read_stops_neither_the_daemon_nor_another_one() {
     mode(0o755);
     assert_eq!(client.stop().code(), Some(0), "{}", client.said());
 }
+
+#[test]
+fn what_somebody_may_not_read_is_said_to_him_and_not_taken_for_nothing() {
+    let needs = [Need::Root, Need::Program("setpriv")];
+    if !can_run("client_backlog::what_somebody_may_not_read", &needs) {
+        return;
+    }
+    let world = World::new();
+    let target = world.target("web1", &["a.example"]);
+    let mut lineage = world.lineage("a.example", &["a.example"]);
+    stage(&target, &lineage, &PAIR);
+    let _ = target.one_pass().ended(0);
+    lineage.renew(&world.ca);
+    stage(&target, &lineage, &PAIR);
+    let _ = target.one_pass().ended(0);
+    let told = || std::fs::read_to_string(target.deployed("a.example").join(".updates.json")).unwrap();
+    let before = told();
+    for (place, denied, usual) in [("", 0o000, 0o755), ("..data/.record.json", 0o200, 0o600), ("..data", 0o000, 0o755)]
+    {
+        let path = target.deployed("a.example").join(place);
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(denied);
+        let words: [&[&str]; 4] = [&["update"], &["rollback", "a.example"], &[], &["update", "--failed"]];
+        // That nothing has failed is told by what lies beside a generation.
+        for words in words.into_iter().take(if place.is_empty() { 4 } else { 3 }) {
+            let said = run(restricted(&target, words)).ended(1).said();
+            let cause = said.to_lowercase().contains("cannot read") && said.contains("Permission denied");
+            assert!(cause && said.contains("a.example"), "{place} {words:?}: {said}");
+        }
+        mode(usual);
+    }
+    assert_eq!(told(), before);
+    assert!(target.holds(&lineage), "nothing was touched");
+}

@@ -129,3 +129,34 @@ fn a_directory_that_no_lineage_can_be_called_by_is_named_and_stops_no_other() {
     std::fs::remove_dir_all(&strange).unwrap();
     let _ = scene.pass("").ended(0);
 }
+
+#[test]
+fn a_link_and_a_name_without_text_are_named_in_staging_and_stop_no_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut scene = Sets::new("strange-kind");
+    let good = scene.issue();
+    scene.stage(&good, &[Fullchain, Privkey]);
+    let (elsewhere, link) = (scene.pass.path("elsewhere"), scene.pass.path("staging/linked.example"));
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+    // Links to what is no directory are nobody's certificates.
+    std::os::unix::fs::symlink("/dev/null", scene.pass.path("staging/harmless")).unwrap();
+    let odd = scene.pass.path("staging").join(std::ffi::OsStr::from_bytes(b"m\xfcller.example"));
+    std::fs::create_dir(&odd).unwrap();
+    let said = scene.pass("").ended(1).said();
+    let words = ["linked.example: it is a link, which is not followed", "ller.example: the name is not UTF-8; rename"];
+    for words in words {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("harmless"), "{said}");
+    scene.holds(&good, &[Cert, Fullchain, Privkey]);
+    let mut check = scene.pass.command("");
+    check.arg("check");
+    let said = certdeploy_tests::process::run(check).said();
+    for words in ["linked.example` is not looked at: it is a link", "ller.example` is not looked at: the name"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    std::fs::remove_file(&link).unwrap();
+    std::fs::remove_dir(&odd).unwrap();
+    let _ = scene.pass("").ended(0);
+}

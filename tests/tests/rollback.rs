@@ -327,3 +327,32 @@ fn what_another_program_wrote_over_a_rollback_can_be_gone_back_from() {
     let _ = client(&["rollback", "a.example"]);
     assert!(deployed(&pass) == first, "not to what was rolled back");
 }
+
+#[test]
+fn the_usual_number_of_generations_is_enough_to_go_back_twice() {
+    let world = World::new();
+    let mut lineage = world.lineage("a.example", &["a.example"]);
+    let pass = Pass::over(&world, &lineage, "twice");
+    let lines = "generation_min_age: 0\n";
+    let mut sets = Vec::new();
+    for _ in 0..4 {
+        issued(&pass, lines, &lineage, 0);
+        sets.push(deployed(&pass));
+        lineage.renew(&world.ca);
+    }
+    let back = |code| {
+        let mut client = pass.command(lines);
+        client.args(["rollback", "a.example"]);
+        run(client).ended(code)
+    };
+    let kept = || pass.path("certs/a.example").read_dir().expect("a folder").flatten();
+    let generations = || kept().filter(|entry| entry.file_name().to_string_lossy().starts_with(".gen-")).count();
+    for set in [&sets[2], &sets[1]] {
+        let ran = back(0);
+        assert!(deployed(&pass) == *set, "{}", ran.said());
+    }
+    assert!(back(1).said().contains("no earlier generation"), "three sets were kept");
+    // What is there twice goes with the next deployment.
+    issued(&pass, lines, &lineage, 0);
+    assert_eq!(generations(), 3);
+}

@@ -3,14 +3,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::pass::Pass;
 use certdeploy_tests::process::{Daemon, Ran, command, run};
 use certdeploy_tests::wait::{PATIENCE, until};
 use certdeploy_tests::{Lineage, World};
-use rustix::process::Signal;
 
 fn write(path: &Path, text: &str) -> PathBuf {
     std::fs::write(path, text).expect("write");
@@ -262,79 +261,4 @@ fn a_script_gets_what_is_the_host_s_and_not_what_was_meant_for_the_client_alone(
     // What the entry itself says is meant.
     assert_eq!((value("LEXICON_OWN"), value("KEPT")), (Some("wanted"), Some("own")));
     assert_eq!(value("RENEWED_LINEAGE"), Some(pass.path("certs/a.example").display().to_string().as_str()));
-}
-
-/// The processes of a group that are alive.
-fn group(id: &str) -> Vec<String> {
-    let stats = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-    let member = |stat: &String| {
-        let mut words = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default().split(' ');
-        words.next().is_some_and(|state| state != "Z") && words.nth(1) == Some(id)
-    };
-    stats.filter(member).collect()
-}
-
-#[test]
-fn a_pass_that_is_told_to_end_leaves_nothing_of_a_script_that_hangs_and_the_next_runs_it_again() {
-    let (world, lineage) = scene();
-    for (name, entry) in [("update", "name: {script}"), ("check", "name: /bin/true, check: {script}")] {
-        for twice in [false, true] {
-            let pass = Pass::over(&world, &lineage, &format!("told-{name}-{twice}"));
-            let (runs, go) = (pass.path("runs"), pass.path("go"));
-            // A group of three, two of which hear nothing; the run ends by itself only when it may.
-            let text = format!(
-                "#!/bin/sh\ntrap '' TERM\nsleep 1000 & one=$!\n(trap - TERM; exec sleep 1000) & two=$!\n\
-                 echo $$ >>{}\nwhile ! test -e {}; do sleep 0.05; done\nkill -KILL $one $two\n",
-                runs.display(),
-                go.display()
-            );
-            let script = write(&pass.path("script"), &text);
-            let entry = entry.replace("{script}", &script.display().to_string());
-            let lines = format!("update_services:\n  - {{type: script, {entry}}}\n");
-            let ids = || -> Vec<String> {
-                std::fs::read_to_string(&runs).unwrap_or_default().lines().map(str::to_owned).collect()
-            };
-            let mut client = Daemon::start("certdeploy-client", pass.command(&lines), &pass.path("client.log"));
-            until("the script runs", PATIENCE, || (ids().len() == 1).then_some(()));
-            until("all three of its group run", PATIENCE, || (group(&ids()[0]).len() >= 3).then_some(()));
-            let begun = Instant::now();
-            client.signal(Signal::TERM);
-            client.says("Stopping on SIGTERM");
-            if twice {
-                client.signal(Signal::TERM);
-            }
-            assert_eq!(client.ends().code(), Some(3), "{}", client.said());
-            let took = begun.elapsed();
-            let grace = Duration::from_secs(10);
-            let fine = if twice { took < Duration::from_secs(5) } else { (grace..grace * 2).contains(&took) };
-            assert!(fine, "{name} {twice}: {took:?}: {}", client.said());
-            assert!(client.said().contains("Ended by a signal"), "{}", client.said());
-            until("nothing of the group is left", PATIENCE, || group(&ids()[0]).is_empty().then_some(()));
-
-            std::fs::write(&go, "").expect("write");
-            let ran = run(pass.command(&lines)).ended(0);
-            assert_eq!(ids().len(), 2, "{name} {twice}: it runs again: {}", ran.said());
-            let _ = run(pass.command(&lines)).ended(0);
-            assert_eq!(ids().len(), 2, "and is not owed any more");
-        }
-    }
-}
-
-#[test]
-fn a_pass_that_is_told_to_end_waits_for_a_script_that_ends_in_time() {
-    let (world, lineage) = scene();
-    let pass = Pass::over(&world, &lineage, "in-time");
-    let (runs, go) = (pass.path("runs"), pass.path("go"));
-    let text = format!("#!/bin/sh\necho >>{}\nwhile ! test -e {}; do sleep 0.05; done\n", runs.display(), go.display());
-    let lines =
-        format!("update_services:\n  - {{type: script, name: {}}}\n", write(&pass.path("script"), &text).display());
-    let mut client = Daemon::start("certdeploy-client", pass.command(&lines), &pass.path("client.log"));
-    until("the script runs", PATIENCE, || runs.exists().then_some(()));
-    client.signal(Signal::TERM);
-    client.says("Stopping on SIGTERM");
-    std::fs::write(&go, "").expect("write");
-    assert_eq!(client.ends().code(), Some(0), "{}", client.said());
-    let _ = run(pass.command(&lines)).ended(0);
-    assert_eq!(std::fs::read_to_string(&runs).expect("runs").lines().count(), 1, "it was done");
 }

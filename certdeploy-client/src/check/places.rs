@@ -10,6 +10,7 @@ use rustix::fs::Access;
 use crate::account::Account;
 use crate::config::Settings;
 use crate::config::settings::LogPolicy;
+use crate::intake;
 
 pub(super) fn directories(settings: &Settings, findings: &mut Findings) {
     for (key, path) in [("destination", &settings.destination), ("source", &settings.source)] {
@@ -17,6 +18,11 @@ pub(super) fn directories(settings: &Settings, findings: &mut Findings) {
         if let Err(error) = rustix::fs::access(path, Access::WRITE_OK | Access::READ_OK | Access::EXEC_OK) {
             let us = rustix::process::geteuid().as_raw();
             findings.error(format!("`{key}` `{shown}` cannot be written by user {us}, who runs this: {error}"));
+        }
+        if key == "source" {
+            for (name, reason) in intake::below(path).map(|below| below.strange).unwrap_or_default() {
+                findings.warn(format!("`{}` is not looked at: {reason}", path.join(name).display()));
+            }
         }
         let Ok(meta) = path.metadata() else { continue };
         let mode = meta.mode() & 0o7777;

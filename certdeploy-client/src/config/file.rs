@@ -34,7 +34,7 @@ settings! {
         update_retry_max_interval: Seconds = yaml "3600", old [], "The longest pause between two runs of failed updates, in seconds.";
         update_wait: Seconds = yaml "900", old [], "How long the end of updates is waited for that another certdeploy-client runs on this machine, in seconds. After that they are run beside them.";
         script_timeout: Maybe<Seconds> = yaml "600", old [], "How long a `script` may run, in seconds. `null` waits for ever.";
-        keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included.";
+        keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included. A set that is there twice after a rollback counts once until the next deployment.";
         generation_min_age: Seconds = yaml "60", old [], "How long a replaced set of files is kept at least, in seconds, for programs that are still reading it.";
         file_permissions: Nested<PermissionsFile> = yaml "null", old [], "Mode and owner of what is deployed, see below.";
         validate_timeout: Seconds = yaml "10", old [], "How long the check of one upload may take, in seconds.";
@@ -84,7 +84,7 @@ settings! {
         name: Maybe<Text> = yaml "null", old [], "`systemd`: the unit with its ending, like `nginx.service`. `rc`: the service. `script`: the path of the executable; absolute, else looked up in `PATH`, else relative to the working directory; it must exist. `docker_container`: the exact name; with `filters` only a label. `docker_service`: the exact name; `filters` are not heeded then. `docker_secret`: the secret's name without the version, at most 51 characters; `{lineage}` in it stands for the lineage's name.";
         action: Maybe<Text> = yaml "null", old [], "`systemd`: `restart` (default), `reload`, `reload-or-restart`, `try-restart`, `start` or `stop`. `rc`: `restart` (default) or `reload`. `docker_container`: `restart` (default), `start`, `stop`, `signal` or `exec`.";
         args: List<Verbatim> = yaml "[]", old [], "`script`: its arguments.";
-        env: Maybe<TextMap> = yaml "null", old [], "`script`: variables it gets as well.";
+        env: Maybe<TextMap> = yaml "null", old [], "`script`: variables it gets as well. A name is not empty and holds no `=`.";
         cwd: Maybe<PathText> = yaml "null", old [], "`script`: the directory it starts in. Not given: that of the client.";
         user: Maybe<Text> = yaml "null", old [], "`script`: the user it runs as. Not given: the user the client runs as.";
         filters: Maybe<TextMap> = yaml "null", old [], "`docker_container`, `docker_service`: the engine's filters, like `label: [restart_on_cert_update]`. Everything that matches all of them is updated; that nothing matches is a warning, where a `name` that is nobody's is an error.";
@@ -92,7 +92,7 @@ settings! {
         exec: List<Verbatim> = yaml "[]", old [], "`docker_container`: the command for `action: exec`, run inside the container without a shell.";
         file: List<FileText> = yaml "[]", old [], "`docker_secret`: what it holds: `cert`, `chain`, `fullchain` or `privkey`, or several of them, one after the other in this order, like `[fullchain, privkey]`.";
         keep: Count = yaml "1", old [], "`docker_secret`: how many older versions are kept beside the current one.";
-        check: List<Text> = yaml "[]", old [], "A command, as a list or as one text that is split at blanks, that must succeed with the new files in place before this is touched, like `nginx -t`. No shell is involved. It gets the environment of a `script`.";
+        check: List<Text> = yaml "[]", old [], "A command, as a list or as one text that is split at blanks, that must succeed with the new files in place before this is touched, like `nginx -t`. No shell is involved. It gets the environment of a `script`, and may take `script_timeout`, whatever `timeout` says.";
         on_failure: OnFailureText = yaml "keep", old [], "What follows when this, or its `check`, fails: `keep` leaves the new files in place, `rollback` brings the files before them back and runs all updates of these lineages again.";
         lineages: List<Text> = yaml "[]", old [], "Only when one of these lineages changed.";
         domains: List<Text> = yaml "[]", old [], "Only when a lineage changed whose certificate has one of these names. Not given, like `lineages`: when any lineage changed.";

@@ -313,6 +313,11 @@ mod tests {
         // A script that is not there was refused by the Python program too.
         let said = load(&folder, &of("{type: script, name: AT/nowhere}"), Demand::Pass).unwrap_err();
         assert!(said.contains("for `name`. `name` must be an executable"), "{said}");
+        for (env, named) in [("'A=B': c", "A=B"), ("'': c", ""), ("OK: c, NUL: \"\\0\"", "NUL")] {
+            let entry = format!("{{type: script, name: /bin/true, env: {{{env}}}}}");
+            let said = load(&folder, &of(&entry), Demand::Pass).unwrap_err();
+            assert!(said.contains(&format!("Invalid value \"{named}\" for `env`. `env` must have names")), "{said}");
+        }
     }
 
     #[test]

@@ -215,15 +215,26 @@ fn script(file: &UpdateFile, place: Place, common: &Common, problems: &mut Probl
             account.filter(|account| account.uid != rustix::process::geteuid().as_raw())
         }
     };
-    let env = file.env.value.iter().flatten();
     Some(script::Script {
         path,
         args: file.args.value.iter().map(|arg| arg.value.clone()).collect(),
-        env: env.map(|(name, values)| (name.clone(), values.join(" "))).collect(),
+        env: variables(file, problems)?,
         cwd: file.cwd.value.clone(),
         user,
         timeout: file.timeout.value.unwrap_or(common.script_timeout),
     })
+}
+
+/// The variables that a script gets; a name that no environment can have is wrong (environ(7)).
+fn variables(file: &UpdateFile, problems: &mut Problems) -> Option<Vec<(String, String)>> {
+    let given = file.env.value.iter().flatten();
+    let variables: Vec<(String, String)> = given.map(|(name, values)| (name.clone(), values.join(" "))).collect();
+    let unfit =
+        |(name, value): &&(String, String)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0');
+    let Some((name, _)) = variables.iter().find(unfit) else { return Some(variables) };
+    let must = "have names that are not empty and hold no `=`, and no NUL anywhere";
+    problems.error(Complaint::value(file.env.place, name, "env", must));
+    None
 }
 
 /// The file of this name, whether it can be executed or not.

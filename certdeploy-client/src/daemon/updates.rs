@@ -166,9 +166,9 @@ impl Updates {
             let task = tokio::spawn(async move {
                 let _alone = turn::alone(&settings, &stop).await;
                 if stop.is_cancelled() {
-                    return Told { failed: false, again: true };
+                    return Told { failed: false, again: true, left: true };
                 }
-                turn::run(&settings, &duties).await
+                turn::run(&settings, &duties, &stop).await
             });
             self.running = Some(Running { task, lineages });
         }
@@ -218,6 +218,9 @@ impl Updates {
 
     /// Plans the next try: of all that is owed, or of what failed only.
     fn again(&mut self, settings: &Settings, turn: Turn) {
+        if self.stop.is_cancelled() {
+            return;
+        }
         // Whatever is deployed next, its turn is for this too.
         self.all = true;
         // What could not even be looked at has not failed, so the setting for that does not switch it off.

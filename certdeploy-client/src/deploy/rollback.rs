@@ -115,9 +115,21 @@ pub fn rollback(
         .ok_or_else(|| RollbackError::Oldest(lineage.clone()))?;
     record.instead = current.record.as_ref().map(|current| current.taken_out(from));
     record.permissions = Some(permissions.to_string());
-    let (number, steps) = plan(&state, &files.names(), retention, now);
+    let keep = retention.keep.saturating_add(copies(directory, &state, &record));
+    let (number, steps) = plan(&state, &files.names(), Retention { keep, ..retention }, now);
     apply(directory, &steps, &Content { files: &files, record: &record, kept: None }, permissions)?;
     Ok(Restored { number, from, record })
+}
+
+/// How many generations have the same files as a later one, `next` included: they must not push out what can still be
+/// gone back to.
+fn copies(directory: &Path, state: &State, next: &Record) -> usize {
+    let records = state.generations.iter().filter_map(|(number, _)| generation(directory, *number)?.record);
+    let mut digests: Vec<_> = records.map(|record| record.digest).chain([next.digest.clone()]).collect();
+    let all = digests.len();
+    digests.sort_unstable();
+    digests.dedup();
+    all - digests.len()
 }
 
 /// A generation with its files, if it is as it was deployed.

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use certdeploy_common::cert::{Bundle, Digest, Domain, FileName, Lineage};
 use serde::{Deserialize, Serialize};
 
-use crate::dir::Dir;
+use crate::dir::{Dir, Unfit};
 
 /// The link to the current generation.
 pub const DATA: &str = "..data";
@@ -182,7 +182,7 @@ impl State {
     /// Reads `directory`.
     ///
     /// # Errors
-    /// It exists but cannot be read.
+    /// It exists but cannot be read; or the current generation is none of our business.
     pub fn read(directory: &Path) -> io::Result<Self> {
         let entries = match directory.read_dir() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -202,7 +202,9 @@ impl State {
         state.generations.sort_unstable();
         state.links.sort_unstable();
         state.foreign.sort_unstable();
-        if let Some((current, files)) = current_number(directory).and_then(|number| with_files(directory, number)) {
+        if let Some(number) = current_number(directory)
+            && let Some((current, files)) = may_read(directory, number)?
+        {
             state.sort_out(directory, &files);
             state.current = Some(current);
         }
@@ -318,7 +320,11 @@ fn is_ours(directory: &Path) -> bool {
         name.to_str().and_then(generation_of).is_some()
     };
     let generations = || directory.read_dir().is_ok_and(|entries| entries.flatten().any(generation));
-    directory.join(DATA).is_symlink() || generations()
+    match directory.join(DATA).symlink_metadata() {
+        Ok(data) => data.is_symlink() || generations(),
+        // Who must not look cannot say that there is nothing.
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied || generations(),
+    }
 }
 
 fn modified(entry: &std::fs::DirEntry) -> i64 {
@@ -350,14 +356,26 @@ pub fn generation(directory: &Path, number: u64) -> Option<Current> {
 /// is followed.
 #[must_use]
 pub fn with_files(directory: &Path, number: u64) -> Option<(Current, Bundle)> {
-    let within = Dir::open(directory).ok()?.child(&generation_name(number)).ok()?;
+    may_read(directory, number).ok().flatten()
+}
+
+/// The same. What we have no right to read is not taken for something that is not there.
+///
+/// # Errors
+/// We have no right to read some of it.
+fn may_read(directory: &Path, number: u64) -> io::Result<Option<(Current, Bundle)>> {
+    let name = generation_name(number);
+    let Some(within) = unless_denied(Dir::open(directory).and_then(|held| held.child(&name)).map_err(Unfit::of))?
+    else {
+        return Ok(None);
+    };
     let mut found = Bundle::default();
     for name in FileName::ALL {
-        if let Ok(bytes) = within.deployed(name.as_str(), name.limit()) {
+        if let Some(bytes) = unless_denied(within.deployed(name.as_str(), name.limit()))? {
             found.insert(name, bytes);
         }
     }
-    let record = within.deployed(RECORD, RECORD_LIMIT).ok();
+    let record = unless_denied(within.deployed(RECORD, RECORD_LIMIT))?;
     let record: Option<Record> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let intact = record.as_ref().is_some_and(|record| {
         let whole = record.all.as_ref().is_none_or(|all| found.digest() == *all);
@@ -365,5 +383,13 @@ pub fn with_files(directory: &Path, number: u64) -> Option<(Current, Bundle)> {
             && record.files.iter().all(|name| found.file(*name).is_some())
             && found.only(&record.files).digest() == record.digest
     });
-    Some((Current { number, record, files: found.names(), intact }, found))
+    Ok(Some((Current { number, record, files: found.names(), intact }, found)))
+}
+
+/// What was read, if it could be; whatever is wrong with it but our rights makes it something that is not there.
+fn unless_denied<T>(read: Result<T, Unfit>) -> io::Result<Option<T>> {
+    match read {
+        Err(Unfit::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        other => Ok(other.ok()),
+    }
 }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use certdeploy_common::cert::{Digest, Domain, Lineage};
+use tokio_util::sync::CancellationToken;
 
 pub use error::UpdateError;
 
@@ -156,7 +157,12 @@ pub struct Failure {
     pub reason: String,
     /// Whether the generation before is wanted back.
     pub rollback: bool,
+    /// Whether it was only left to the next run, because this one is to end.
+    pub left: bool,
 }
+
+/// Why an entry was left.
+const LEFT: &str = "not run, because certdeploy-client was told to end";
 
 /// What is due of entries that there are. One that is not known, because the config or the way we call it has changed,
 /// may be any of them: all are due.
@@ -179,8 +185,8 @@ fn digest<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// Runs all entries in the order of the config, each once for what of the batch concerns it. With `fail_fast` the first
-/// failure is the last that is run; the others fail with it. Returns the failures.
-pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failure> {
+/// failure is the last that is run; the others fail with it. After `stop` none begins. Returns the failures.
+pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool, stop: &CancellationToken) -> Vec<Failure> {
     if batch.lineages.is_empty() {
         return Vec::new();
     }
@@ -190,10 +196,19 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool) -> Vec<Failu
     for entry in entries {
         let id = entry.id();
         let Some(own) = entry.only.of(&id, &batch) else { continue };
-        if fail_fast && !failures.is_empty() {
-            let reason = "not run, because an earlier one failed (fail_fast)".to_owned();
-            let (lineages, parts) = (own.lineages.into_keys().collect(), BTreeSet::new());
-            failures.push(Failure { entry: id, lineages, parts, reason, rollback: false });
+        let left = stop.is_cancelled();
+        if left || fail_fast && !failures.is_empty() {
+            let reason = if left { LEFT } else { "not run, because an earlier one failed (fail_fast)" }.to_owned();
+            // Of several things that it means, those that are due stay due.
+            let parts = own.parts(&id).filter(|_| left).unwrap_or_default();
+            failures.push(Failure {
+                entry: id,
+                lineages: own.lineages.into_keys().collect(),
+                parts,
+                reason,
+                rollback: false,
+                left,
+            });
         } else if let Err(error) = update(entry, &own).await {
             tracing::error!("{error}");
             failures.push(failure(entry, own, &error));
@@ -217,7 +232,7 @@ fn failure(entry: &Entry, own: Batch, error: &UpdateError) -> Failure {
     if wanted && !rollback {
         tracing::warn!("Not rolled back: nobody could be asked, so the new files are not to blame");
     }
-    Failure { entry: entry.id(), lineages, parts, reason: ledger::cut(&error.to_string()), rollback }
+    Failure { entry: entry.id(), lineages, parts, reason: ledger::cut(&error.to_string()), rollback, left: false }
 }
 
 async fn update(entry: &Entry, batch: &Batch) -> Result<(), UpdateError> {
