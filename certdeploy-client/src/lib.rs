@@ -1,15 +1,16 @@
 //! certdeploy-client, in the order of the flow:
 //!
 //! [`cli`] argv and environment -> command · [`config`] client.yml -> settings · [`daemon`] the applier's loop ·
-//! [`pass`] one pass · [`link`] the line to the receiver · [`sftp`] the receiver · [`staging`] uploads below a held
-//! directory · [`intake`] copies them in · [`validate`] bytes -> valid bundle · [`deploy`] -> one swap · [`update`] pokes
-//! what uses it · [`pipeline`] the order of the steps.
+//! [`pass`] one pass · [`by_hand`] `update` and `rollback` · [`link`] the line to the receiver · [`sftp`] the receiver ·
+//! [`staging`] uploads below a held directory · [`intake`] copies them in · [`validate`] bytes -> valid bundle ·
+//! [`deploy`] -> one swap · [`update`] pokes what uses it · [`pipeline`] the order of the steps.
 //!
 //! The applier, started as root, listens to nobody and parses no peer's bytes; the receiver talks to peers and owns
 //! nothing but its staging. `sftp` and `staging` must not name `validate`, `deploy` or `update`; `validate` sees bytes,
 //! never paths; `update` does not know how files changed.
 
 pub mod account;
+pub mod by_hand;
 mod check;
 pub mod cli;
 pub mod clock;
@@ -63,11 +64,11 @@ pub fn run() -> Exit {
         }
         Ok(Command::Update(options, failed)) => {
             let which = if failed { turn::Which::Failed } else { turn::Which::All };
-            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| pass::update(settings, which, stop)))
+            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| by_hand::update(settings, which, stop)))
         }
-        Ok(Command::Rollback(options, lineage)) => {
-            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| pass::rollback(settings, lineage, stop)))
-        }
+        Ok(Command::Rollback(options, lineage)) => with_settings(&options, Demand::Pass, |settings| {
+            to_the_end(|stop| by_hand::rollback(settings, lineage, stop))
+        }),
         Ok(Command::Check(options, effective)) => check::check(&options, effective),
         Ok(Command::Healthcheck(options, limit)) => healthcheck(&options, limit),
         Ok(Command::Harden(options, polkit_user)) => harden(&options, polkit_user.as_deref()),
@@ -129,7 +130,7 @@ fn to_the_end<F: Future<Output = Exit>>(body: impl FnOnce(CancellationToken) -> 
         };
         tokio::select! {
             exit = body(orders.stop.clone()) => exit,
-            () = orders.overdue(|| GRACE) => pass::cut_off(),
+            () = orders.overdue(|| GRACE) => by_hand::cut_off(),
         }
     })
 }

@@ -95,7 +95,7 @@ async fn one(pipeline: &Pipeline, lineage: &Lineage) -> Result<(), String> {
             // What is not wanted here is not wanted beside other files either, unless it is what somebody put there.
             // And this is no rollback: everything before it can be gone back to.
             let instead = record.and_then(|record| record.instead).filter(|instead| !instead.is_about(&found));
-            let instead = instead.map(|instead| crate::deploy::state::Instead { from: u64::MAX, ..instead });
+            let instead = instead.map(|instead| crate::deploy::record::Instead { from: u64::MAX, ..instead });
             let record = crate::deploy::Record { instead, ..found };
             (files, record, "somebody else has changed its files")
         }

@@ -10,15 +10,14 @@ use certdeploy_common::wire::PushId;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::deploy::rollback::{Cause, Restored};
 use crate::dir::Dir;
 use crate::intake::Waiting;
 use crate::link::Commit;
 use crate::pipeline::{Arrival, May, Outcome, Pipeline, listed};
 use crate::staging::{INCOMING, sweep};
-use crate::turn::{self, Told, Which};
+use crate::turn::Which;
 use crate::validate::{Origin, Rejection, Upload};
-use crate::{account, clock, intake, mend};
+use crate::{account, by_hand, clock, intake, mend};
 
 /// Runs one pass.
 pub async fn run(settings: Arc<Settings>, stop: CancellationToken) -> Exit {
@@ -39,71 +38,8 @@ pub async fn run(settings: Arc<Settings>, stop: CancellationToken) -> Exit {
     invalid |= !staged(&settings, &pipeline, go_on).await.valid;
     left.extend(mend::names(&pipeline).await);
     invalid |= mend::are_left(&pipeline, &left);
-    let updated = updates(&settings, &Which::Owed, &stop).await;
+    let updated = by_hand::updates(&settings, &Which::Owed, &stop).await;
     if invalid { Exit::Failed } else { updated }
-}
-
-/// `update`: runs the updates of what is in place, without a new deployment.
-pub async fn update(settings: Arc<Settings>, which: Which, stop: CancellationToken) -> Exit {
-    updates(&settings, &which, &stop).await
-}
-
-/// `rollback`: puts the generation before back and tells its users.
-pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: CancellationToken) -> Exit {
-    match turn::go_back(&settings, &lineage, Cause::Hand).await {
-        Ok((Restored { number, from, record }, _)) => {
-            tracing::info!(
-                "Lineage {lineage} has the files of generation {from} again (serial {}), as generation {number}",
-                record.serial
-            );
-            if !record.serial.is_empty() && record.not_after <= clock::now() {
-                tracing::warn!("Lineage {lineage}: this certificate has expired");
-            }
-            updates(&settings, &Which::Of(lineage), &stop).await
-        }
-        Err(error) => {
-            tracing::error!("{error}");
-            Exit::Failed
-        }
-    }
-}
-
-async fn updates(settings: &Arc<Settings>, which: &Which, stop: &CancellationToken) -> Exit {
-    let _alone = if settings.updates.is_empty() { None } else { turn::alone(settings, stop).await };
-    let mut duties = match turn::due(settings, which) {
-        Ok(duties) => duties,
-        Err(error) => {
-            tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
-            return Exit::Failed;
-        }
-    };
-    let mut done = if duties.whole { Exit::Done } else { Exit::Failed };
-    let meant = |lineage: &&Lineage| !matches!(which, Which::Of(one) if one != *lineage);
-    for lineage in duties.lost.iter().filter(meant) {
-        tracing::error!("Lineage {lineage} has lost its current generation, so nobody is told of it");
-        done = Exit::Failed;
-    }
-    if duties.batch.lineages.is_empty() || settings.updates.is_empty() {
-        return done;
-    }
-    if stop.is_cancelled() {
-        return cut_off();
-    }
-    if *which == Which::All {
-        turn::order(settings, &mut duties);
-    }
-    match turn::run(settings, &duties, stop).await {
-        Told { failed: true, .. } if settings.fail_fast => Exit::Failed,
-        Told { left: true, .. } => cut_off(),
-        Told { failed: true, .. } => Exit::Owed,
-        Told { failed: false, .. } => done,
-    }
-}
-
-/// A command ends before it has done everything, because it was told to.
-pub fn cut_off() -> Exit {
-    tracing::error!("Ended by a signal: what was not done is done by the next run");
-    Exit::Owed
 }
 
 /// The lock on `source`; `None` when somebody else has it. It is on the directory itself: a file in it could be in the

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::Settings;
-use crate::deploy::State;
 use crate::deploy::rollback::{Cause, Restored, RollbackError, rollback};
-use crate::deploy::state::{Record, current_number, generation_name, lineage_directory};
+use crate::deploy::state::{current_number, generation_name, lineage_directory};
+use crate::deploy::{Record, State};
 use crate::dir::Dir;
 use crate::pipeline::BUSY;
 use crate::place::retention;

@@ -7,8 +7,9 @@ use certdeploy_common::cert::{Bundle, FileName};
 use certdeploy_common::fs::atomic;
 
 use super::plan::Step;
+use super::record::Record;
 use super::seen;
-use super::state::{DATA, RECORD, Record, generation_name};
+use super::state::{DATA, RECORD, generation_name};
 use crate::config::Permissions;
 use crate::dir::Dir;
 

@@ -13,10 +13,12 @@
 pub mod apply;
 pub mod owner;
 pub mod plan;
+pub mod record;
 pub mod rollback;
 pub mod seen;
 pub mod state;
 
 pub use apply::apply;
 pub use plan::{Decision, Step, decide, plan};
-pub use state::{Record, State};
+pub use record::Record;
+pub use state::State;

@@ -2,7 +2,8 @@
 
 use certdeploy_common::cert::{FileName, check::show_time};
 
-use super::state::{Record, State};
+use super::record::Record;
+use super::state::State;
 
 /// What a valid bundle means for what is deployed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use certdeploy_common::cert::{Bundle, Lineage};
 
 use super::apply::{ApplyError, Content, apply};
 use super::plan::{Retention, plan};
-use super::state::{Damage, Instead, Record, State, generation, with_files};
+use super::record::{Instead, Record};
+use super::state::{Damage, State, generation, with_files};
 use crate::config::Permissions;
 
 /// Why there is nothing to go back to.

@@ -1,0 +1,77 @@
+//! What a person asks for beside passes: `update` and `rollback`; and how a command runs updates. Must not look into
+//! staging.
+
+use std::sync::Arc;
+
+use certdeploy_common::cert::Lineage;
+use certdeploy_common::daemon::exit::Exit;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::Settings;
+use crate::deploy::rollback::{Cause, Restored};
+use crate::turn::{self, Told, Which};
+
+/// `update`: runs the updates of what is in place, without a new deployment.
+pub async fn update(settings: Arc<Settings>, which: Which, stop: CancellationToken) -> Exit {
+    updates(&settings, &which, &stop).await
+}
+
+/// `rollback`: puts the generation before back and tells its users.
+pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: CancellationToken) -> Exit {
+    match turn::go_back(&settings, &lineage, Cause::Hand).await {
+        Ok((Restored { number, from, record }, _)) => {
+            tracing::info!(
+                "Lineage {lineage} has the files of generation {from} again (serial {}), as generation {number}",
+                record.serial
+            );
+            if !record.serial.is_empty() && record.not_after <= clock::now() {
+                tracing::warn!("Lineage {lineage}: this certificate has expired");
+            }
+            updates(&settings, &Which::Of(lineage), &stop).await
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Failed
+        }
+    }
+}
+
+/// Runs the updates that are due, as a command does: at once, and once.
+pub async fn updates(settings: &Arc<Settings>, which: &Which, stop: &CancellationToken) -> Exit {
+    let _alone = if settings.updates.is_empty() { None } else { turn::alone(settings, stop).await };
+    let mut duties = match turn::due(settings, which) {
+        Ok(duties) => duties,
+        Err(error) => {
+            tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
+            return Exit::Failed;
+        }
+    };
+    let mut done = if duties.whole { Exit::Done } else { Exit::Failed };
+    let meant = |lineage: &&Lineage| !matches!(which, Which::Of(one) if one != *lineage);
+    for lineage in duties.lost.iter().filter(meant) {
+        tracing::error!("Lineage {lineage} has lost its current generation, so nobody is told of it");
+        done = Exit::Failed;
+    }
+    if duties.batch.lineages.is_empty() || settings.updates.is_empty() {
+        return done;
+    }
+    if stop.is_cancelled() {
+        return cut_off();
+    }
+    if *which == Which::All {
+        turn::order(settings, &mut duties);
+    }
+    match turn::run(settings, &duties, stop).await {
+        Told { failed: true, .. } if settings.fail_fast => Exit::Failed,
+        Told { left: true, .. } => cut_off(),
+        Told { failed: true, .. } => Exit::Owed,
+        Told { failed: false, .. } => done,
+    }
+}
+
+/// A command ends before it has done everything, because it was told to.
+pub fn cut_off() -> Exit {
+    tracing::error!("Ended by a signal: what was not done is done by the next run");
+    Exit::Owed
+}
