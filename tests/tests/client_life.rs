@@ -17,7 +17,7 @@ use certdeploy_tests::{Daemon, Lineage, Target, World, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the end may take, whatever is under way.
-const END: Duration = Duration::from_secs(20);
+const END: Duration = Duration::from_secs(40);
 
 fn signal(id: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
@@ -307,7 +307,8 @@ fn a_push_that_hangs_is_cut_at_the_end_and_after_a_reload() {
             client.says("Reloaded `");
             until("the receiver before has ended", PATIENCE, || (children(client.id()).len() <= 1).then_some(()));
         }
-        assert!(begun.elapsed() < Duration::from_secs(6), "{order:?} took {:?}", begun.elapsed());
+        // Without the setting it would be ten and two.
+        assert!(begun.elapsed() < Duration::from_secs(11), "{order:?} took {:?}", begun.elapsed());
         hanging.kill();
         tap.breaks(None);
         let _ = world.server(&["--push"]).ended(0);
@@ -377,6 +378,7 @@ fn a_second_signal_does_not_wait() {
     client.says("Stopping on SIGTERM");
     let begun = Instant::now();
     assert_eq!(client.stop().code(), Some(0), "{}", client.said());
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // The first one alone gives it ten.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     std::fs::write(world.path("web1/go"), "").unwrap();
 }

@@ -14,7 +14,7 @@ fn demo(program: &Path) -> Ran {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()).collect();
     assert!(left.is_empty(), "{left:?} is left; it said:\n{}", ran.said());
     let name = folder.path().display().to_string();
-    until("no process of the demo is left", std::time::Duration::from_secs(5), || (!runs(&name)).then_some(()));
+    until("no process of the demo is left", certdeploy_tests::wait::PATIENCE, || (!runs(&name)).then_some(()));
     ran
 }
 

@@ -9,7 +9,8 @@ use certdeploy_tests::engine::{Engine, IMAGE};
 use certdeploy_tests::need::{Need, can_run, find};
 use certdeploy_tests::pass::Pass;
 use certdeploy_tests::process::{Ran, command, free_port, run};
-use certdeploy_tests::{Lineage, World, until};
+use certdeploy_tests::wait::{PATIENCE, until};
+use certdeploy_tests::{Lineage, World};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Program("dockerd"), Need::Program("busybox")];
 
@@ -61,7 +62,7 @@ fn containers_are_meant_by_their_whole_name_or_by_filters() {
     assert!(!ran.stdout.contains("Docker container updated"), "{}", ran.said());
 
     let _ = go("signal", &["{type: docker_container, name: web, signal: HUP}"]).ended(0);
-    until("the signal arrives", Duration::from_secs(10), || {
+    until("the signal arrives", PATIENCE, || {
         (engine.docker(&["exec", "web", "/bin/test", "-e", "/hup"]).code == Some(0)).then_some(())
     });
     let _ = go("exec", &["{type: docker_container, name: web, exec: [/bin/touch, /a file]}"]).ended(0);

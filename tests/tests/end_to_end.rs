@@ -250,7 +250,8 @@ fn idle_daemons_end_at_once_on_sigterm() {
         assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.said());
         let took = start.elapsed();
         assert!(
-            took < std::time::Duration::from_secs(3),
+            // Less than what is given to anything that goes on.
+            took < std::time::Duration::from_secs(9),
             "nothing was going on, and it took {took:?}:\n{}",
             daemon.said()
         );

@@ -1,7 +1,6 @@
 //! `healthcheck` of both programs: healthy only while the daemon's loop turns and peers are greeted.
 
 use std::net::TcpListener;
-use std::time::Duration;
 
 use certdeploy_tests::process::{children, run};
 use certdeploy_tests::wait::PATIENCE;
@@ -87,7 +86,7 @@ fn the_server_is_healthy_while_its_loop_turns() {
     let mut daemon = world.start_server();
     daemon.says("Serving 1 target");
     let ran = check().ended(0);
-    assert!(ran.stdout.starts_with("healthy: the daemon of `") && ran.elapsed < Duration::from_secs(2), "{ran:?}");
+    assert!(ran.stdout.starts_with("healthy: the daemon of `"), "{ran:?}");
 
     signal(daemon.id(), Signal::STOP);
     is_unhealthy(check(), "does not answer within 2 seconds");

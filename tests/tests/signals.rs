@@ -11,7 +11,7 @@ use certdeploy_tests::{Target, until};
 use rustix::process::Signal;
 
 /// How long the end may take, whatever is under way.
-const END: Duration = Duration::from_secs(20);
+const END: Duration = Duration::from_secs(40);
 const ROUNDS: u64 = 24;
 
 /// What becomes of the config before a SIGHUP.

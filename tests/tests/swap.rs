@@ -1,15 +1,13 @@
 //! A thousand deployments under the eyes of readers: the pair is swapped as one, no path is ever without its file, and no
 //! key is ever readable by others or written elsewhere. The same again and older ones change nothing.
 
-use std::time::Duration;
-
 use certdeploy_tests::World;
 use certdeploy_tests::ca::Validity;
 use certdeploy_tests::key_watch::{KeyWatch, canary, shown, without_umask};
 use certdeploy_tests::process::Daemon;
 use certdeploy_tests::readers::Readers;
 use certdeploy_tests::scene::Scene;
-use certdeploy_tests::wait::holds_within;
+use certdeploy_tests::wait::{PATIENCE, holds_within};
 
 const DEPLOYMENTS: u32 = 1000;
 
@@ -42,7 +40,7 @@ fn no_reader_sees_a_mixed_or_missing_pair_or_a_key_through_a_thousand_deployment
         readers.expect(&issued);
         lineage.install(issued);
         let _ = world.hook(&lineage).ended(0);
-        let deployed = holds_within(Duration::from_secs(20), || target.holds(&lineage));
+        let deployed = holds_within(PATIENCE, || target.holds(&lineage));
         assert!(deployed, "issue {number} was not deployed");
         if number % 50 == 0 {
             let shown = shown(client.id());

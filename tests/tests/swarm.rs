@@ -76,7 +76,7 @@ fn the_spec_goes_back_whole_and_nothing_waits_for_tasks_that_there_are_not() {
     service(&engine, "everywhere", 1, &["--mode", "global"], SLEEP);
     for name in ["none", "nowhere", "everywhere"] {
         let ran = go(name).ended(0);
-        assert!(ran.elapsed < Duration::from_secs(30), "{name} took {:?}: {}", ran.elapsed, ran.said());
+        assert!(ran.elapsed < Duration::from_secs(55), "{name} took {:?}: {}", ran.elapsed, ran.said());
         assert_eq!(forced(&engine, name), 1, "{name}");
     }
 }
@@ -144,7 +144,7 @@ fn somebody_else_s_change_is_kept_and_what_the_engine_cannot_do_is_said() {
         let ran = pass(&world, &lineage, &url, name, &[update]).ended(3);
         assert!(ran.stdout.contains(said), "{name} lacks {said:?}: {}", ran.said());
         assert!(!ran.stdout.contains("Docker service updated"), "{name}: {}", ran.said());
-        assert!(begun.elapsed() < Duration::from_secs(20), "{name} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(40), "{name} took {:?}", begun.elapsed());
     }
     assert_eq!(forced(&engine, "web"), 1, "none of these reached the service");
 }

@@ -3,13 +3,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use certdeploy_tests::certbot;
 use certdeploy_tests::images::{CLIENT, DEBIAN, SERVER};
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::process::free_port;
-use certdeploy_tests::until;
+use certdeploy_tests::wait::{PATIENCE, until};
 use rustix::process::Signal;
 
 use crate::scene::{Scene, forced, shells, signal};
@@ -38,20 +37,16 @@ fn a_certificate_goes_from_certbot_to_a_container_and_a_service() {
     scene.start_server("server", &["-v", "queue:/var/lib/certdeploy"]);
     // What has been issued before the daemon's start is compared at its start.
     scene.arrives("web");
-    until("the container restarts", Duration::from_secs(30), || {
-        (scene.inspect("web", ".State.StartedAt") != started).then_some(())
-    });
-    until("the service is updated", Duration::from_secs(30), || (forced(host, "ingress") == "1").then_some(()));
-    until("the script's child ends", Duration::from_secs(20), || {
-        scene.world.path("conf-client/alone").exists().then_some(())
-    });
+    until("the container restarts", PATIENCE, || (scene.inspect("web", ".State.StartedAt") != started).then_some(()));
+    until("the service is updated", PATIENCE, || (forced(host, "ingress") == "1").then_some(()));
+    until("the script's child ends", PATIENCE, || scene.world.path("conf-client/alone").exists().then_some(()));
     let first = scene.inspect("client", ".State.Pid").parse().expect("a process id");
-    until("the dead child is asked for", Duration::from_secs(5), || shells(first).is_empty().then_some(()));
+    until("the dead child is asked for", PATIENCE, || shells(first).is_empty().then_some(()));
 
     let renew = ["exec", "server", "certbot", "renew", "--force-renewal", "--no-random-sleep-on-renew"];
     let _ = certbot::alone(|| host.docker(&renew)).ended(0);
     scene.arrives("web");
-    until("the service is updated", Duration::from_secs(60), || (forced(host, "ingress") == "2").then_some(()));
+    until("the service is updated", PATIENCE, || (forced(host, "ingress") == "2").then_some(()));
 
     // Made anew with only the document's mounts: without a queue, and a client that has lost everything.
     let _ = host.ask(&["rm", "-f", "-v", "server", "client", "web"]);
@@ -119,7 +114,7 @@ fn the_entry_points_do_what_those_of_the_python_program_do() {
             // As a daemon it would stay for ever.
             let words = ["run", "-d", "--network", "none", "--name", &name];
             let _ = host.ask(&[&words[..], &mount, &[SERVER]].concat());
-            until(&format!("a push by {variable} ends: {}", scene.log(&name)), Duration::from_secs(60), || {
+            until(&format!("a push by {variable} ends: {}", scene.log(&name)), PATIENCE, || {
                 (scene.inspect(&name, ".State.Status") == "exited").then_some(())
             });
             assert_eq!(scene.inspect(&name, ".State.ExitCode"), "0", "{variable}: {}", scene.log(&name));
