@@ -41,11 +41,14 @@ pub fn print(file: &Path, polkit_user: Option<&str>) -> Result<String, String> {
     let own = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let ourselves = unit::libraries(&maps).into_iter().chain([own]).collect();
+    let (written, _) = config::parse(&text, &file).map_err(|error| error.to_string())?;
     let logs = || settings.log.file.iter().chain(&settings.log.library_file);
-    if let Some(path) = logs().find(|path| path.is_relative()) {
+    let directories = [("`destination`", &written.destination.value), ("`source`", &written.source.value)].into_iter();
+    if let Some((what, path)) =
+        directories.chain(logs().map(|path| ("the log file", path))).find(|(_, path)| path.is_relative())
+    {
         return Err(format!(
-            "the log file `{0}` is looked for where the client is started, and a unit starts it in `/`: write the whole path, \
-             for example `/var/log/certdeploy/{0}`",
+            "{what} `{}` is looked for where the client is started, and a unit starts it in `/`: write the whole path",
             path.display()
         ));
     }

@@ -305,10 +305,16 @@ fn a_fitted_unit_can_write_its_log_wherever_that_really_is() {
         command.arg("harden");
         run(command)
     };
-    says(
-        &harden("relative.log").ended(1),
-        &["the log file `relative.log`", "in `/`: write the whole path, for example"],
-    );
+    says(&harden("relative.log").ended(1), &["the log file `relative.log`", "in `/`: write the whole path"]);
+    for (key, name) in [("destination", "certs"), ("source", "staging")] {
+        let mut command = pass.command("");
+        command.arg("harden").current_dir(pass.path(""));
+        let text = fs::read_to_string(pass.path("client.yml")).unwrap();
+        let whole = format!("{key}: {}\n", pass.path(name).display());
+        assert!(text.contains(&whole), "{text}");
+        fs::write(pass.path("client.yml"), text.replace(&whole, &format!("{key}: {name}\n"))).unwrap();
+        says(&run(command).ended(1), &[&format!("`{key}` `{name}` is looked for where the client is started")]);
+    }
     let (link, real) = (pass.path("linked.log"), pass.path("elsewhere/real.log"));
     fs::create_dir(real.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink(&real, &link).unwrap();

@@ -63,6 +63,7 @@ impl Scene {
         let start = Instant::now();
         lineages.iter().for_each(|lineage| self.target.receives(lineage));
         let took = start.elapsed();
+        println!("three lineages by {mode}: {took:?}");
         assert!(took < AT_MOST, "three lineages took {took:?}; the server said:\n{}", server.said());
         server
     }
