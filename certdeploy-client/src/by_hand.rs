@@ -5,20 +5,26 @@ use std::sync::Arc;
 
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::exit::Exit;
-use tokio_util::sync::CancellationToken;
+use certdeploy_common::daemon::shutdown::Orders;
 
 use crate::clock;
 use crate::config::Settings;
+use crate::deploy::State;
 use crate::deploy::rollback::{Cause, Restored};
+use crate::deploy::state::lineage_directory;
 use crate::turn::{self, Told, Which};
 
 /// `update`: runs the updates of what is in place, without a new deployment.
-pub async fn update(settings: Arc<Settings>, which: Which, stop: CancellationToken) -> Exit {
-    updates(&settings, &which, &stop).await
+pub async fn update(settings: Arc<Settings>, which: Which, orders: Orders) -> Exit {
+    for lineage in State::closed(&settings.destination) {
+        let place = lineage_directory(&settings.destination, &lineage);
+        tracing::warn!("`{}` cannot be looked into; if it is a lineage, nobody is told of it", place.display());
+    }
+    updates(&settings, &which, &orders).await
 }
 
 /// `rollback`: puts the generation before back and tells its users.
-pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: CancellationToken) -> Exit {
+pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, orders: Orders) -> Exit {
     match turn::go_back(&settings, &lineage, Cause::Hand).await {
         Ok((Restored { number, from, record }, _)) => {
             tracing::info!(
@@ -28,7 +34,7 @@ pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: Cancellat
             if !record.serial.is_empty() && record.not_after <= clock::now() {
                 tracing::warn!("Lineage {lineage}: this certificate has expired");
             }
-            updates(&settings, &Which::Of(lineage), &stop).await
+            updates(&settings, &Which::Of(lineage), &orders).await
         }
         Err(error) => {
             tracing::error!("{error}");
@@ -38,8 +44,12 @@ pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, stop: Cancellat
 }
 
 /// Runs the updates that are due, as a command does: at once, and once.
-pub async fn updates(settings: &Arc<Settings>, which: &Which, stop: &CancellationToken) -> Exit {
-    let _alone = if settings.updates.is_empty() { None } else { turn::alone(settings, stop).await };
+pub async fn updates(settings: &Arc<Settings>, which: &Which, orders: &Orders) -> Exit {
+    if matches!(which, Which::Of(_)) {
+        // A rollback is owed already, also if this one is killed while it waits.
+        turn::leave(&settings.destination, true);
+    }
+    let _alone = if settings.updates.is_empty() { None } else { Some(turn::alone(settings, &orders.stop).await) };
     let mut duties = match turn::due(settings, which) {
         Ok(duties) => duties,
         Err(error) => {
@@ -56,13 +66,17 @@ pub async fn updates(settings: &Arc<Settings>, which: &Which, stop: &Cancellatio
     if duties.batch.lineages.is_empty() || settings.updates.is_empty() {
         return done;
     }
-    if stop.is_cancelled() {
-        return cut_off();
-    }
     if *which == Which::All {
         turn::order(settings, &mut duties);
     }
-    match turn::run(settings, &duties, stop).await {
+    turn::leave(&settings.destination, true);
+    if orders.stop.is_cancelled() {
+        return cut_off();
+    }
+    let told = turn::run(settings, &duties, orders).await;
+    turn::leave(&settings.destination, told.again);
+    match told {
+        Told { unwritten: true, .. } => Exit::Failed,
         Told { failed: true, .. } if settings.fail_fast => Exit::Failed,
         Told { left: true, .. } => cut_off(),
         Told { failed: true, .. } => Exit::Owed,

@@ -87,7 +87,7 @@ impl Dir {
     ///
     /// # Errors
     /// As `openat(2)`.
-    pub fn child(&self, name: &str) -> io::Result<Self> {
+    pub fn child(&self, name: impl rustix::path::Arg) -> io::Result<Self> {
         Ok(Self(rustix::fs::openat(&self.0, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?))
     }
 

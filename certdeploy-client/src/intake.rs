@@ -2,6 +2,7 @@
 //! files through held directories; parses nothing.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use certdeploy_common::cert::{Bundle, FileName, Lineage};
@@ -136,11 +137,26 @@ pub fn join(waiting: &[Waiting]) -> Bundle {
 pub struct Below {
     /// The directories of lineages.
     pub lineages: Vec<Lineage>,
-    /// What somebody meant to be one of those and is not, with why and the way out.
+    /// Directories that hold such files under a name that is no lineage's, with why and the way out.
     pub strange: Vec<(String, String)>,
+    /// Such files in `source` itself.
+    pub loose: Vec<FileName>,
+    /// Links, which are not followed: whoever could put them there could lead us anywhere.
+    pub links: Vec<String>,
 }
 
-/// Looks at the directories in `source`; those that are hidden or hold none of our files are somebody else's.
+impl Below {
+    /// What is not looked at, with why and the way out.
+    pub fn ignored(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let links = self.links.iter().map(|name| (name.as_str(), "it is a link; put the directory itself there"));
+        let loose = self.loose.iter().map(|name| {
+            (name.as_str(), "it lies in `source` itself; it belongs into a directory with its lineage's name")
+        });
+        links.chain(loose)
+    }
+}
+
+/// Looks at what is in `source`; what is hidden, and directories that hold none of our files, are somebody else's.
 ///
 /// # Errors
 /// `source` cannot be read.
@@ -148,16 +164,10 @@ pub fn below(source: &Path) -> std::io::Result<Below> {
     let source = Dir::open(source)?;
     let mut below = Below::default();
     for (name, kind) in source.entries()? {
-        if name.starts_with('.') {
-            continue;
-        }
-        if kind.is_symlink() && source.leads_to_directory(&name) {
-            let why = "it is a link, which is not followed; put the directory itself there";
-            below.strange.push((name, why.to_owned()));
-            continue;
-        }
         match name.parse::<Lineage>() {
-            _ if !kind.is_dir() => {}
+            _ if name.starts_with('.') => {}
+            _ if kind.is_symlink() => below.links.push(name),
+            _ if !kind.is_dir() => below.loose.extend(name.parse::<FileName>()),
             Ok(lineage) => below.lineages.push(lineage),
             Err(why) if holds_files(&source, &name) => {
                 below.strange.push((name, format!("{why}; rename the directory")))
@@ -165,9 +175,18 @@ pub fn below(source: &Path) -> std::io::Result<Below> {
             Err(_) => {}
         }
     }
-    let unreadable = |name| (name, "the name is not UTF-8; rename the directory".to_owned());
-    below.strange.extend(source.directories_without_text()?.into_iter().map(unreadable));
+    let unnamed = source.names_without_text()?.into_iter().filter(|name| holds_files(&source, name));
+    let why = |name: OsString| {
+        (name.to_string_lossy().into_owned(), "the name is not UTF-8; rename the directory".to_owned())
+    };
+    below.strange.extend(unnamed.map(why));
     Ok(below)
+}
+
+/// The directories in `source` that have a lineage's name.
+fn lineages(source: &Dir) -> std::io::Result<Vec<Lineage>> {
+    let directories = source.entries()?.into_iter().filter(|(_, kind)| kind.is_dir());
+    Ok(directories.filter_map(|(name, _)| name.parse().ok()).collect())
 }
 
 /// What there is of a lineage, as far as it shows whether something has changed: how many files, how many bytes, and the
@@ -178,8 +197,8 @@ pub struct Stamp(usize, u64, i64);
 /// The lineages that have files in `source`. Nothing of what cannot be read.
 #[must_use]
 pub fn stamps(source: &Path) -> BTreeMap<Lineage, Stamp> {
-    let lineages = below(source).map(|below| below.lineages).unwrap_or_default();
     let Ok(held) = Dir::open(source) else { return BTreeMap::new() };
+    let lineages = lineages(&held).unwrap_or_default();
     let stamp = |lineage: &Lineage| {
         let directory = held.child(lineage.as_str()).ok()?;
         let files: Vec<(u64, i64)> =
@@ -190,8 +209,10 @@ pub fn stamps(source: &Path) -> BTreeMap<Lineage, Stamp> {
     lineages.into_iter().filter_map(|lineage| stamp(&lineage).map(|stamp| (lineage, stamp))).collect()
 }
 
-fn holds_files(source: &Dir, name: &str) -> bool {
-    source.child(name).is_ok_and(|directory| FileName::ALL.into_iter().any(|file| directory.has(file.as_str())))
+fn holds_files(source: &Dir, name: impl AsRef<OsStr>) -> bool {
+    source
+        .child(name.as_ref())
+        .is_ok_and(|directory| FileName::ALL.into_iter().any(|file| directory.has(file.as_str())))
 }
 
 /// Takes in what a plain sshd has put of a lineage; `None` when there is no file of it.

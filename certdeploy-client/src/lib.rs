@@ -40,12 +40,11 @@ use std::time::Duration;
 
 use certdeploy_common::daemon::exit::Exit;
 use certdeploy_common::daemon::logging::{self, LogLevel, Stream};
-use certdeploy_common::daemon::shutdown;
+use certdeploy_common::daemon::shutdown::{self, Orders};
 use certdeploy_common::ssh::key;
 
 use cli::{Command, Options, Role};
 use config::{Demand, Settings};
-use tokio_util::sync::CancellationToken;
 
 /// Runs the program.
 pub fn run() -> Exit {
@@ -60,14 +59,16 @@ pub fn run() -> Exit {
             with_settings(&options, Demand::Daemon, |settings| block_on(daemon::run(settings, options.clone())))
         }
         Ok(Command::Pass(options)) => {
-            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| pass::run(settings, stop)))
+            with_settings(&options, Demand::Pass, |settings| to_the_end(|orders| pass::run(settings, orders)))
         }
         Ok(Command::Update(options, failed)) => {
             let which = if failed { turn::Which::Failed } else { turn::Which::All };
-            with_settings(&options, Demand::Pass, |settings| to_the_end(|stop| by_hand::update(settings, which, stop)))
+            with_settings(&options, Demand::Pass, |settings| {
+                to_the_end(|orders| by_hand::update(settings, which, orders))
+            })
         }
         Ok(Command::Rollback(options, lineage)) => with_settings(&options, Demand::Pass, |settings| {
-            to_the_end(|stop| by_hand::rollback(settings, lineage, stop))
+            to_the_end(|orders| by_hand::rollback(settings, lineage, orders))
         }),
         Ok(Command::Check(options, effective)) => check::check(&options, effective),
         Ok(Command::Healthcheck(options, limit)) => healthcheck(&options, limit),
@@ -119,7 +120,7 @@ fn receiver_begins(setup: &link::Setup, handed: &link::handover::Handover) -> st
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs a command to its end, or until a signal ends it: with it ends what it has started.
-fn to_the_end<F: Future<Output = Exit>>(body: impl FnOnce(CancellationToken) -> F) -> Exit {
+fn to_the_end<F: Future<Output = Exit>>(body: impl FnOnce(Orders) -> F) -> Exit {
     block_on(async {
         let orders = match shutdown::of_command() {
             Ok(orders) => orders,
@@ -128,10 +129,7 @@ fn to_the_end<F: Future<Output = Exit>>(body: impl FnOnce(CancellationToken) -> 
                 return Exit::Failed;
             }
         };
-        tokio::select! {
-            exit = body(orders.stop.clone()) => exit,
-            () = orders.overdue(|| GRACE) => by_hand::cut_off(),
-        }
+        orders.run(body(orders.clone()), || GRACE).await.unwrap_or_else(by_hand::cut_off)
     })
 }
 

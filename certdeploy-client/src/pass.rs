@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::exit::Exit;
+use certdeploy_common::daemon::shutdown::Orders;
 use certdeploy_common::wire::PushId;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::dir::Dir;
@@ -20,7 +20,7 @@ use crate::validate::{Origin, Rejection, Upload};
 use crate::{account, by_hand, clock, intake, mend};
 
 /// Runs one pass.
-pub async fn run(settings: Arc<Settings>, stop: CancellationToken) -> Exit {
+pub async fn run(settings: Arc<Settings>, orders: Orders) -> Exit {
     tracing::debug!("Running one off deploy");
     let _lock = match lock(&settings) {
         Ok(Some(lock)) => lock,
@@ -38,7 +38,7 @@ pub async fn run(settings: Arc<Settings>, stop: CancellationToken) -> Exit {
     invalid |= !staged(&settings, &pipeline, go_on).await.valid;
     left.extend(mend::names(&pipeline).await);
     invalid |= mend::are_left(&pipeline, &left);
-    let updated = by_hand::updates(&settings, &Which::Owed, &stop).await;
+    let updated = by_hand::updates(&settings, &Which::Owed, &orders).await;
     if invalid { Exit::Failed } else { updated }
 }
 
@@ -229,10 +229,13 @@ pub async fn staged(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -
             return Looked { valid: false, ..looked };
         }
     };
-    for (name, reason) in below.strange {
+    for (name, reason) in &below.strange {
         let place = settings.source.join(name);
         tracing::error!("InvalidKey: Invalid key {}: {reason}", place.display());
         looked.valid = false;
+    }
+    for (name, reason) in below.ignored() {
+        tracing::warn!("`{}` is not looked at: {reason}", settings.source.join(name).display());
     }
     for lineage in below.lineages.into_iter().take_while(|_| go_on()) {
         let became = receive_source(settings, &lineage, pipeline, clock::now()).await;

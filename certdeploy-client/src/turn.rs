@@ -1,15 +1,15 @@
 //! One turn of updates: which lineages' users are to be told, telling them, writing down what came of it, and going
 //! back where an entry says so. Beside [`pipeline`](crate::pipeline) the only file that knows deployments and updates.
 
+mod alone;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
-use certdeploy_common::fs::lock::{self, Lock};
+use certdeploy_common::daemon::shutdown::Orders;
 use certdeploy_common::wire::Update;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::Settings;
@@ -21,6 +21,8 @@ use crate::pipeline::BUSY;
 use crate::place::retention;
 use crate::update::ledger::{self, Word};
 use crate::update::{self, Batch, Due, Entry, Failure, Updater};
+
+pub use alone::{Alone, alone, leave, take_left};
 
 /// Which lineages' users are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +114,8 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
                 duties.pending = duties.pending.max(Some(due.min(soonest)));
                 left_over(&word)
             }
-            (Update::Pending { .. }, Which::Failed) if left_over(&word).is_some() => left_over(&word),
+            // A run that was told to end, or was killed, has left it.
+            (Update::Pending { due }, Which::Failed) if due <= clock::now() => left_over(&word),
             (Update::Failed { .. }, Which::Owed | Which::OwedOf(_) | Which::Failed) if !is_settled(settings, &word) => {
                 duties.failed = true;
                 Some(word.failed.clone())
@@ -133,8 +136,15 @@ fn left_over(word: &Word) -> Option<BTreeSet<String>> {
 /// Writes down that all of this is to be done, before it begins: if it is cut off, it is still owed.
 pub fn order(settings: &Settings, duties: &mut Duties) {
     for (lineage, word) in &mut duties.words {
-        let owed = word.clone().owed(0);
-        match ledger::write(&lineage_directory(&settings.destination, lineage), &owed) {
+        let directory = lineage_directory(&settings.destination, lineage);
+        if current_number(&directory) != Some(word.generation)
+            || ledger::read(&directory, word.generation).order != word.order
+        {
+            // What came meanwhile has a word of its own.
+            continue;
+        }
+        let owed = word.clone().owed(clock::now());
+        match ledger::write(&directory, &owed) {
             Ok(()) => *word = owed,
             Err(error) => {
                 tracing::warn!(
@@ -168,43 +178,6 @@ fn due_of(record: Record, word: &Word, entries: Option<BTreeSet<String>>) -> Due
     Due { generation: word.generation, folder, serial, names, entries, parts, fallen: word.down() }
 }
 
-/// The lock in `destination` of whoever runs updates.
-const ALONE: &str = ".updating";
-/// How often it is tried.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// Waits until no other process of ours runs updates here, or until `stop`: a script that runs twice at once is in its
-/// own way. Where that cannot be told, or takes too long, the updates run all the same.
-pub async fn alone(settings: &Settings, stop: &CancellationToken) -> Option<Lock> {
-    let path = settings.destination.join(ALONE);
-    let begun = tokio::time::Instant::now();
-    let mut said = false;
-    loop {
-        match lock::try_lock(&path) {
-            Ok(Some(lock)) => return Some(lock),
-            Ok(None) if begun.elapsed() < settings.update_wait => {}
-            Ok(None) => {
-                tracing::warn!(
-                    "Another certdeploy-client runs updates for {} s; this one waits no more",
-                    settings.update_wait.as_secs()
-                );
-                return None;
-            }
-            Err(error) => {
-                tracing::debug!("Cannot lock `{}`: {error}", path.display());
-                return None;
-            }
-        }
-        if !std::mem::replace(&mut said, true) {
-            tracing::info!("Another certdeploy-client runs updates; this one waits for their end");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = stop.cancelled() => return None,
-        }
-    }
-}
-
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -215,14 +188,16 @@ pub struct Told {
     pub again: bool,
     /// Whether some of that was only left to the next run.
     pub left: bool,
+    /// Whether it could not be written down: the next run does not know.
+    pub unwritten: bool,
 }
 
 /// Tells the users of a batch and writes down what came of it. After `stop` no entry begins any more.
-pub async fn run(settings: &Arc<Settings>, duties: &Duties, stop: &CancellationToken) -> Told {
+pub async fn run(settings: &Arc<Settings>, duties: &Duties, orders: &Orders) -> Told {
     let Duties { batch, words, .. } = duties;
-    let failures = update::run(&settings.updates, batch, settings.fail_fast, stop).await;
+    let failures = update::run(&settings.updates, batch, settings.fail_fast, orders).await;
     // Before anything is put back: what fell is to be told of the old files too.
-    settle(settings, words, &failures, &BTreeMap::new());
+    let mut written = settle(settings, words, &failures, &BTreeMap::new());
     let mut restored = Batch { destination: batch.destination.clone(), lineages: BTreeMap::new() };
     let (mut theirs, mut notes, mut stayed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let unwanted: BTreeSet<&Lineage> =
@@ -249,7 +224,7 @@ pub async fn run(settings: &Arc<Settings>, duties: &Duties, stop: &CancellationT
         }
     }
     if !stayed.is_empty() {
-        settle(settings, words, &failures, &stayed);
+        written &= settle(settings, words, &failures, &stayed);
     }
     let gone_back = |failure: &Failure| failure.lineages.iter().all(|lineage| theirs.contains_key(lineage));
     let is_left = |failure: &Failure| failure.left;
@@ -257,10 +232,11 @@ pub async fn run(settings: &Arc<Settings>, duties: &Duties, stop: &CancellationT
         failed: !failures.iter().all(is_left),
         again: !failures.iter().all(gone_back),
         left: failures.iter().any(is_left),
+        unwritten: !written,
     };
     if !restored.lineages.is_empty() {
-        let more = update::run(&settings.updates, &restored, settings.fail_fast, stop).await;
-        settle(settings, &theirs, &more, &notes);
+        let more = update::run(&settings.updates, &restored, settings.fail_fast, orders).await;
+        told.unwritten |= !settle(settings, &theirs, &more, &notes);
         told.again |= !more.is_empty();
         told.left |= more.iter().any(is_left);
     }
@@ -311,13 +287,14 @@ fn reasons(lineage: &Lineage, failures: &[Failure]) -> String {
 
 /// Writes down how the updates of those that were due by these words ended. A generation that came meanwhile keeps its
 /// own word, and so does one that was ordered again. A note says more than the failures do, or why a lineage is not as it
-/// was sent although its updates went well.
+/// was sent although its updates went well. `false`: some of it could not be written.
 fn settle(
     settings: &Settings,
     words: &BTreeMap<Lineage, Word>,
     failures: &[Failure],
     notes: &BTreeMap<Lineage, String>,
-) {
+) -> bool {
+    let mut written = true;
     for (lineage, due) in words {
         let own: Vec<&Failure> = failures.iter().filter(|failure| failure.lineages.contains(lineage)).collect();
         // First what became of it: whoever repeats this may cut its end.
@@ -326,7 +303,11 @@ fn settle(
         let only_left = !own.is_empty() && own.iter().all(|failure| failure.left) && !notes.contains_key(lineage);
         let update = match said.is_empty() {
             true => Update::Done,
-            false if only_left => Update::Pending { due: 0 },
+            false if only_left => match &due.update {
+                // Nothing new is known of what failed before.
+                Update::Failed { reason } => Update::Failed { reason: reason.clone() },
+                Update::Done | Update::Pending { .. } => Update::Pending { due: clock::now() },
+            },
             false => Update::Failed { reason: said.join("; ") },
         };
         let parts = own.iter().filter(|failure| !failure.parts.is_empty());
@@ -350,8 +331,12 @@ fn settle(
             && ledger::read(&directory, due.generation).order == due.order
             && let Err(error) = ledger::write(&directory, &word)
         {
-            // It will run once more after a restart, which is the safe side.
-            tracing::error!("Cannot write down the update of {lineage}: {error}");
+            // What was owed before runs once more, which is the safe side.
+            tracing::error!(
+                "Cannot write down the update of {lineage}: {error}; once that is mended, run `certdeploy-client update`"
+            );
+            written = false;
         }
     }
+    written
 }

@@ -131,7 +131,7 @@ fn a_directory_that_no_lineage_can_be_called_by_is_named_and_stops_no_other() {
 }
 
 #[test]
-fn a_link_and_a_name_without_text_are_named_in_staging_and_stop_no_other() {
+fn what_lies_in_staging_and_is_not_looked_at_is_named_and_stops_no_other() {
     use std::os::unix::ffi::OsStrExt;
     let mut scene = Sets::new("strange-kind");
     let good = scene.issue();
@@ -139,24 +139,50 @@ fn a_link_and_a_name_without_text_are_named_in_staging_and_stop_no_other() {
     let (elsewhere, link) = (scene.pass.path("elsewhere"), scene.pass.path("staging/linked.example"));
     std::fs::create_dir(&elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
-    // Links to what is no directory are nobody's certificates.
-    std::os::unix::fs::symlink("/dev/null", scene.pass.path("staging/harmless")).unwrap();
-    let odd = scene.pass.path("staging").join(std::ffi::OsStr::from_bytes(b"m\xfcller.example"));
-    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(scene.pass.path("staging/privkey.pem"), &*good.privkey).unwrap();
+    let odd = |name: &[u8]| scene.pass.path("staging").join(std::ffi::OsStr::from_bytes(name));
+    let (full, empty) = (odd(b"m\xfcller.example"), odd(b"l\xe4r"));
+    std::fs::create_dir(&full).unwrap();
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::write(full.join("privkey.pem"), &*good.privkey).unwrap();
     let said = scene.pass("").ended(1).said();
-    let words = ["linked.example: it is a link, which is not followed", "ller.example: the name is not UTF-8; rename"];
-    for words in words {
+    let ignored =
+        ["linked.example` is not looked at: it is a link", "privkey.pem` is not looked at: it lies in `source` itself"];
+    for words in ignored.into_iter().chain(["ller.example: the name is not UTF-8; rename the directory"]) {
         assert!(said.contains(words), "{words}: {said}");
     }
-    assert!(!said.contains("harmless"), "{said}");
+    assert!(!said.contains("l\u{fffd}r:"), "what holds none of our files is none of our business: {said}");
     scene.holds(&good, &[Cert, Fullchain, Privkey]);
     let mut check = scene.pass.command("");
     check.arg("check");
     let said = certdeploy_tests::process::run(check).said();
-    for words in ["linked.example` is not looked at: it is a link", "ller.example` is not looked at: the name"] {
+    for words in ignored.into_iter().chain(["ller.example` is not looked at: the name is not UTF-8"]) {
         assert!(said.contains(words), "{words}: {said}");
     }
-    std::fs::remove_file(&link).unwrap();
-    std::fs::remove_dir(&odd).unwrap();
+    std::fs::remove_dir_all(&full).unwrap();
+    // What is only not looked at is no failure.
     let _ = scene.pass("").ended(0);
+}
+
+#[test]
+fn the_first_half_of_a_first_delivery_waits_for_the_other() {
+    for (first, second, missing) in
+        [(Fullchain, Privkey, "no privkey.pem yet"), (Privkey, Fullchain, "no certificate yet")]
+    {
+        let mut scene = Sets::new(&format!("first-{first}"));
+        let good = scene.issue();
+        scene.stage(&good, &[first]);
+        let said = scene.pass("").ended(0).said();
+        assert!(said.contains("is still arriving") && said.contains(missing), "{said}");
+        assert!(!scene.pass.path("certs/a.example").exists(), "readers never meet a half");
+        scene.stage(&good, &[second]);
+        let _ = scene.pass("").ended(0);
+        scene.holds(&good, &[Cert, Fullchain, Privkey]);
+    }
+    // Once it rests it is what was meant.
+    let mut scene = Sets::new("rests");
+    let good = scene.issue();
+    scene.stage(&good, &[Fullchain]);
+    let _ = scene.pass("settle_time: 0\n").ended(0);
+    scene.holds(&good, &[Cert, Fullchain]);
 }

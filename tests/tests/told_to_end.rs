@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use certdeploy_tests::pass::Pass;
 use certdeploy_tests::process::{Daemon, run};
 use certdeploy_tests::wait::{PATIENCE, until};
-use certdeploy_tests::{Lineage, World};
+use certdeploy_tests::{Lineage, Target, World};
 use rustix::process::Signal;
 
 fn write(path: &Path, text: &str) -> PathBuf {
@@ -177,4 +177,219 @@ fn an_update_by_hand_that_is_killed_is_done_by_the_next_pass() {
     assert_eq!(client.ends().code(), None, "{}", client.said());
     assert_eq!(two.pass(), ["one", "two"]);
     assert_eq!(two.pass(), [""; 0]);
+}
+
+#[test]
+fn what_was_done_before_the_cut_is_not_done_again() {
+    let (world, lineage) = scene();
+    for by_second_signal in [true, false] {
+        let two = Two::of(&world, &lineage, &format!("cut-{by_second_signal}"));
+        // The second one hangs.
+        std::fs::write(two.pass.path("go"), "").expect("write");
+        let hangs = format!("#!/bin/sh\necho two >>{}\nsleep 1000\n", two.pass.path("runs").display());
+        let quick = std::fs::read_to_string(two.pass.path("two")).expect("the script");
+        write(&two.pass.path("two"), &hangs);
+        let mut client = two.start(&[]);
+        until("the second one runs", PATIENCE, || (two.runs().len() == 2).then_some(()));
+        client.signal(Signal::TERM);
+        client.says("Stopping on SIGTERM");
+        if by_second_signal {
+            client.signal(Signal::TERM);
+        }
+        assert_eq!(client.ends().code(), Some(3), "{}", client.said());
+        write(&two.pass.path("two"), &quick);
+        assert_eq!(two.pass(), ["two"], "{by_second_signal}");
+        assert_eq!(two.pass(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_signal_that_ends_the_script_as_well_blames_no_files() {
+    let (world, mut lineage) = scene();
+    for check in [false, true] {
+        let pass = Pass::over(&world, &lineage, &format!("both-{check}"));
+        let begun = pass.path("begun");
+        let hang = format!("test -e {}", pass.path("quiet").display());
+        let text = format!("#!/bin/sh\n{hang} && exit 0\necho $$ >{}\nexec sleep 1000\n", begun.display());
+        let script = write(&pass.path("script"), &text).display().to_string();
+        let entry = if check { format!("name: /bin/true, check: {script}") } else { format!("name: {script}") };
+        let lines = format!("update_services:\n  - {{type: script, {entry}, on_failure: rollback}}\n");
+        std::fs::write(pass.path("quiet"), "").expect("write");
+        let _ = run(pass.command(&lines)).ended(0);
+        lineage.renew(&world.ca);
+        let staged = pass.path("staging/a.example");
+        std::fs::create_dir_all(&staged).expect("a folder");
+        for file in ["fullchain.pem", "privkey.pem"] {
+            std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
+        }
+        std::fs::remove_file(pass.path("quiet")).expect("remove");
+        let mut client = Daemon::start("certdeploy-client", pass.command(&lines), &pass.path("client.log"));
+        until("it runs", PATIENCE, || std::fs::read_to_string(&begun).is_ok_and(|id| !id.is_empty()).then_some(()));
+        let id: i32 = std::fs::read_to_string(&begun).expect("an id").trim().parse().expect("an id");
+        // As at the end of a session: the script's turn comes first.
+        rustix::process::kill_process(rustix::process::Pid::from_raw(id).expect("an id"), Signal::TERM).expect("kill");
+        client.signal(Signal::TERM);
+        assert_eq!(client.ends().code(), Some(3), "{}", client.said());
+        let new = std::fs::read(lineage.live.join("fullchain.pem")).expect("read");
+        assert!(std::fs::read(pass.path("certs/a.example/fullchain.pem")).expect("read") == new, "{}", client.said());
+        std::fs::write(pass.path("quiet"), "").expect("write");
+        let _ = run(pass.command(&lines)).ended(0);
+        let word = std::fs::read_to_string(pass.path("certs/a.example/.updates.json")).expect("the ledger");
+        assert!(word.contains(r#""update":"done""#), "{word}");
+    }
+}
+
+#[test]
+fn an_update_that_is_ended_while_it_waits_for_its_turn_is_done_by_the_next_pass() {
+    let (world, lineage) = scene();
+    let two = Two::of(&world, &lineage, "waits");
+    assert_eq!(two.pass(), ["one", "two"]);
+    two.forget();
+    let mut first = two.start(&["update"]);
+    let mut command = two.pass.command(&two.lines);
+    command.arg("update");
+    let mut second = Daemon::start("the second", command, &two.pass.path("second.log"));
+    second.says("Another certdeploy-client runs updates; this one waits for their end");
+    second.signal(Signal::TERM);
+    assert_eq!(second.ends().code(), Some(3), "{}", second.said());
+    two.go();
+    assert_eq!(first.ends().code(), Some(0), "{}", first.said());
+    assert_eq!(two.pass(), ["one", "two"]);
+    assert_eq!(two.pass(), [""; 0]);
+}
+
+#[test]
+fn a_parent_that_ignores_the_end_of_children_fails_nothing() {
+    let (world, lineage) = scene();
+    let pass = Pass::over(&world, &lineage, "ignores");
+    let client = pass.command("update_services: [{type: script, name: /bin/true}]\n");
+    let mut ignoring = certdeploy_tests::process::command("/usr/bin/env");
+    ignoring.arg("--ignore-signal=CHLD").arg(client.get_program()).args(client.get_args());
+    let ran = run(ignoring).ended(0);
+    assert!(ran.said().contains("Updated services"), "{}", ran.said());
+}
+
+/// A daemon with two scripts, of which the first ends only when it may and the second fails while something is broken.
+struct Beside {
+    target: Target,
+    world: World,
+}
+
+impl Beside {
+    fn new() -> Self {
+        let (world, lineage) = scene();
+        let mut target = world.target("web1", &["a.example"]);
+        let path = |name: &str| world.path(name).display().to_string();
+        let script = |name: &str, end: &str| {
+            let path = write(&world.path(name), &format!("#!/bin/sh\necho {name} >>{}\n{end}", path("runs")));
+            format!("  - {{type: script, name: {}}}\n", path.display())
+        };
+        let one = script("one", &format!("while ! test -e {}; do sleep 0.05; done\n", path("go")));
+        let two = script("two", &format!("! test -e {}\n", path("broken")));
+        target.updates = false;
+        target.extra = format!("update_services:\n{one}{two}update_retry_interval: 1\n");
+        target.write_config();
+        let staged = target.source.join("a.example");
+        std::fs::create_dir(&staged).expect("a folder");
+        for file in ["fullchain.pem", "privkey.pem"] {
+            std::fs::copy(lineage.live.join(file), staged.join(file)).expect("copy");
+        }
+        Self { target, world }
+    }
+
+    fn touch(&self, name: &str) {
+        std::fs::write(self.world.path(name), "").expect("write");
+    }
+
+    fn remove(&self, name: &str) {
+        let _ = std::fs::remove_file(self.world.path(name));
+    }
+
+    fn runs(&self) -> Vec<String> {
+        let runs = std::fs::read_to_string(self.world.path("runs")).unwrap_or_default();
+        runs.lines().map(str::to_owned).collect()
+    }
+
+    fn is_done(&self) -> bool {
+        let word = std::fs::read_to_string(self.target.deployed("a.example").join(".updates.json"));
+        word.is_ok_and(|word| word.contains(r#""update":"done""#))
+    }
+
+    /// The daemon, which has done everything; what has run so far is forgotten, and the first script waits again.
+    fn start(&self) -> Daemon {
+        self.touch("go");
+        let client = self.target.start();
+        until("all is done", PATIENCE, || self.is_done().then_some(()));
+        self.remove("runs");
+        self.remove("go");
+        client
+    }
+
+    /// `update` by hand, whose first script waits.
+    fn by_hand(&self) -> Daemon {
+        let mut command = self.target.command();
+        command.arg("update");
+        let update = Daemon::start("update", command, &self.world.path("update.log"));
+        until("the first script runs", PATIENCE, || (!self.runs().is_empty()).then_some(()));
+        update
+    }
+}
+
+#[test]
+fn what_an_update_by_hand_has_left_is_done_by_the_daemon_beside_it() {
+    for signal in [Signal::KILL, Signal::TERM] {
+        let beside = Beside::new();
+        let mut client = beside.start();
+        let mut update = beside.by_hand();
+        update.signal(signal);
+        if signal == Signal::TERM {
+            update.says("Stopping on SIGTERM");
+        }
+        beside.touch("go");
+        assert_eq!(update.ends().code(), if signal == Signal::TERM { Some(3) } else { None }, "{}", update.said());
+        client.says("Another certdeploy-client has left updates to do");
+        until("all is done", PATIENCE, || beside.is_done().then_some(()));
+        let left: &[&str] = if signal == Signal::TERM { &["one", "two"] } else { &["one", "one", "two"] };
+        assert_eq!(beside.runs(), left, "{signal:?}: {}", client.said());
+        assert_eq!(client.stop().code(), Some(0));
+    }
+}
+
+#[test]
+fn the_daemon_repeats_nothing_that_is_done_by_hand_while_it_waits() {
+    let beside = Beside::new();
+    let mut client = beside.start();
+    let mut update = beside.by_hand();
+    // It looks at what is owed, and all of it is.
+    client.signal(Signal::HUP);
+    client.says("Another certdeploy-client runs updates; this one waits for their end");
+    beside.touch("go");
+    assert_eq!(update.ends().code(), Some(0), "{}", update.said());
+    client.says("What was owed has been done meanwhile");
+    assert_eq!(client.stop().code(), Some(0), "{}", client.said());
+    assert_eq!(beside.runs(), ["one", "two"]);
+}
+
+#[test]
+fn a_daemon_that_tries_again_is_not_talked_out_of_it_by_an_update_that_is_killed() {
+    let beside = Beside::new();
+    beside.touch("broken");
+    beside.touch("go");
+    let mut client = beside.target.start();
+    client.says("Failed updates run again in 1 seconds");
+    beside.remove("go");
+    let before = beside.runs().iter().filter(|run| *run == "one").count();
+    let mut command = beside.target.command();
+    command.arg("update");
+    let mut update = Daemon::start("update", command, &beside.world.path("update.log"));
+    until("it runs everything", PATIENCE, || {
+        (beside.runs().iter().filter(|run| *run == "one").count() > before).then_some(())
+    });
+    client.says("Another certdeploy-client runs updates; this one waits for their end");
+    update.signal(Signal::KILL);
+    let _ = update.ends();
+    beside.remove("broken");
+    beside.touch("go");
+    until("all is done", PATIENCE, || beside.is_done().then_some(()));
+    assert_eq!(client.stop().code(), Some(0), "{}", client.said());
 }

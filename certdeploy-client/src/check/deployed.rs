@@ -1,6 +1,7 @@
 //! What is in place: whether readers find what was deployed, until when it is good, and what is owed to its users. Mends
 //! nothing.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +34,8 @@ pub(super) async fn look(settings: &Arc<Settings>, findings: &mut Findings) {
     for lineage in lineages {
         let directory = lineage_directory(&settings.destination, &lineage);
         match State::read(&directory) {
-            Ok(state) if is_closed(&state) => {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
+                // Records are for the client's own user alone.
                 findings.note(format!("lineage {lineage} can be looked at only by whoever runs the client"));
             }
             Ok(state) => {
@@ -47,12 +49,6 @@ pub(super) async fn look(settings: &Arc<Settings>, findings: &mut Findings) {
     if settings.updates.is_empty() {
         findings.note("`update_services` is empty: nobody is told of new certificates");
     }
-}
-
-/// Records are for the client's own user alone.
-fn is_closed(state: &State) -> bool {
-    let unrecorded = state.current.as_ref().is_some_and(|current| current.record.is_none());
-    unrecorded && !rustix::process::geteuid().is_root()
 }
 
 /// What the next start or pass mends by itself is a warning.
@@ -134,11 +130,20 @@ fn access(
 fn served(settings: &Settings, lineage: &Lineage, directory: &Path, current: Option<Current>, findings: &mut Findings) {
     let Some((number, record)) = current.and_then(|current| Some((current.number, current.record?))) else { return };
     let until = show_time(record.not_after);
-    findings.note(format!("lineage {lineage}: generation {number}, serial {}, valid until {until}", record.serial));
+    if record.serial.is_empty() {
+        findings.note(format!("lineage {lineage}: generation {number}, a key without its certificate"));
+    } else {
+        findings.note(format!("lineage {lineage}: generation {number}, serial {}, valid until {until}", record.serial));
+    }
     if !record.serial.is_empty() && record.not_after <= clock::now() {
         findings.warn(format!("lineage {lineage}: its certificate has expired, and no newer one has come"));
     }
-    if let Update::Failed { reason } = turn::owed(settings, ledger::read(directory, number).update) {
-        findings.warn(format!("lineage {lineage}: its update failed: {reason}"));
+    match turn::owed(settings, ledger::read(directory, number).update) {
+        Update::Done => {}
+        Update::Pending { due } if due > clock::now() => {
+            findings.note(format!("lineage {lineage}: its update is due at {}", show_time(due)));
+        }
+        Update::Pending { .. } => findings.warn(format!("lineage {lineage}: its users have not been told of it yet")),
+        Update::Failed { reason } => findings.warn(format!("lineage {lineage}: its update failed: {reason}")),
     }
 }

@@ -20,7 +20,9 @@ pub(super) fn directories(settings: &Settings, findings: &mut Findings) {
             findings.error(format!("`{key}` `{shown}` cannot be written by user {us}, who runs this: {error}"));
         }
         if key == "source" {
-            for (name, reason) in intake::below(path).map(|below| below.strange).unwrap_or_default() {
+            let below = intake::below(path).unwrap_or_default();
+            let ignored = below.ignored().map(|(name, why)| (name.to_owned(), why.to_owned()));
+            for (name, reason) in below.strange.iter().cloned().chain(ignored) {
                 findings.warn(format!("`{}` is not looked at: {reason}", path.join(name).display()));
             }
         }

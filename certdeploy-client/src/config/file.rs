@@ -34,11 +34,11 @@ settings! {
         update_retry_max_interval: Seconds = yaml "3600", old [], "The longest pause between two runs of failed updates, in seconds.";
         update_wait: Seconds = yaml "900", old [], "How long the end of updates is waited for that another certdeploy-client runs on this machine, in seconds. After that they are run beside them.";
         script_timeout: Maybe<Seconds> = yaml "600", old [], "How long a `script` may run, in seconds. `null` waits for ever.";
-        keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included. A set that is there twice after a rollback counts once until the next deployment.";
+        keep_generations: Positive = yaml "3", old [], "How many deployed sets of files of each lineage are kept, the current one included. With 1, the one before stays too. A set that is there twice after a rollback counts once until the next deployment.";
         generation_min_age: Seconds = yaml "60", old [], "How long a replaced set of files is kept at least, in seconds, for programs that are still reading it.";
         file_permissions: Nested<PermissionsFile> = yaml "null", old [], "Mode and owner of what is deployed, see below.";
         validate_timeout: Seconds = yaml "10", old [], "How long the check of one upload may take, in seconds.";
-        settle_time: Seconds = yaml "60", old [], "One pass: how long files in `source` that are no whole set yet are waited for after the last change to one of them, in seconds. After that they count as invalid.";
+        settle_time: Seconds = yaml "60", old [], "One pass: how long files in `source` that are no whole set yet are waited for after the last change to one of them, in seconds. After that they count as invalid. A lineage's first files without a key, or without a certificate, are waited for as long, and then deployed as they are.";
         fail_fast: Switch = yaml "false", old [], "Stop at the first update that fails; one pass then ends with exit code 1.";
         strict_modes: Switch = yaml "false", old [], "Refuse to run when others can write this config, the key files or an executable that is named here, or a directory above them, or can read a key; the message names the command that mends it. `false` only warns. Files that were mounted into a container only warn.";
         log_filename: MaybePath = yaml "null", old [], "A file that the log is appended to as well. Empty is `null`.";

@@ -301,6 +301,7 @@ mod tests {
         let of = |entry: &str| format!("rc_service_exec: /nowhere/service\nupdate_services:\n- {entry}\n");
         for (entry, want) in [
             ("{type: script, name: AT/script}", "must be executable; mend it with: chmod +x "),
+            ("{type: script, name: /bin/true, cwd: /nowhere}", "`cwd` must be a directory that exists"),
             ("{type: rc, name: nginx}", "Invalid value \"/nowhere/service\" for `rc_service_exec`"),
         ] {
             for demand in [Demand::Pass, Demand::Daemon] {
@@ -313,6 +314,8 @@ mod tests {
         // A script that is not there was refused by the Python program too.
         let said = load(&folder, &of("{type: script, name: AT/nowhere}"), Demand::Pass).unwrap_err();
         assert!(said.contains("for `name`. `name` must be an executable"), "{said}");
+        let said = load(&folder, &of("{type: script, name: /bin/true, args: [\"a\\0b\"]}"), Demand::Pass).unwrap_err();
+        assert!(said.contains("`args` must hold no NUL"), "{said}");
         for (env, named) in [("'A=B': c", "A=B"), ("'': c", ""), ("OK: c, NUL: \"\\0\"", "NUL")] {
             let entry = format!("{{type: script, name: /bin/true, env: {{{env}}}}}");
             let said = load(&folder, &of(&entry), Demand::Pass).unwrap_err();

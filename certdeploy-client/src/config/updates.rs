@@ -215,6 +215,14 @@ fn script(file: &UpdateFile, place: Place, common: &Common, problems: &mut Probl
             account.filter(|account| account.uid != rustix::process::geteuid().as_raw())
         }
     };
+    if let Some(arg) = file.args.value.iter().find(|arg| arg.value.contains('\0')) {
+        problems.error(Complaint::value(arg.place, &arg.value, "args", "hold no NUL"));
+        return None;
+    }
+    if let Some(cwd) = file.cwd.value.as_ref().filter(|cwd| !cwd.is_dir()) {
+        let must = "be a directory that exists";
+        common.later(Complaint::value(file.cwd.place, &cwd.display().to_string(), "cwd", must), problems);
+    }
     Some(script::Script {
         path,
         args: file.args.value.iter().map(|arg| arg.value.clone()).collect(),

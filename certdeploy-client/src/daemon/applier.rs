@@ -10,10 +10,9 @@ use std::time::Duration;
 use certdeploy_common::cert::Lineage;
 use certdeploy_common::daemon::logging::Handed;
 use certdeploy_common::daemon::notify::{Heart, Notifier};
-use certdeploy_common::daemon::shutdown::Reload;
+use certdeploy_common::daemon::shutdown::{Orders, Reload};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::known::Known;
 use super::pair::{self, Other};
@@ -51,6 +50,8 @@ pub(super) struct Parts {
     pub(super) drain_timeout: watch::Sender<Duration>,
     /// What lies in staging already.
     pub(super) staged: Waiting,
+    /// What the daemon was told about its end.
+    pub(super) orders: Orders,
 }
 
 pub(super) struct Applier {
@@ -80,7 +81,7 @@ impl Applier {
             asked: false,
             ready: None,
             loading: None,
-            updates: Updates::new(&parts.settings),
+            updates: Updates::new(&parts.settings, parts.orders.clone()),
             known: Known::nothing(),
             look_at: Instant::now() + LOOK,
             until: None,
@@ -88,14 +89,14 @@ impl Applier {
         }
     }
 
-    /// Starts the first receiver, then works until `stop`.
-    pub(super) async fn run(&mut self, sftpd: &Sftpd, stop: CancellationToken) -> Result<(), DaemonError> {
+    /// Starts the first receiver, then works until it is to stop.
+    pub(super) async fn run(&mut self, sftpd: &Sftpd) -> Result<(), DaemonError> {
         let logs = pair::logs(&self.parts.settings)?;
         self.add(&self.parts.settings.clone(), sftpd, None, &logs).await?;
         self.turn_to(sftpd).await?;
         self.updates.owed(&self.parts.settings);
         self.tell_holdings().await?;
-        self.work(stop).await
+        self.work().await
     }
 
     /// Starts a receiver with these settings.
@@ -133,7 +134,8 @@ impl Applier {
         Ok(())
     }
 
-    async fn work(&mut self, stop: CancellationToken) -> Result<(), DaemonError> {
+    async fn work(&mut self) -> Result<(), DaemonError> {
+        let stop = self.parts.orders.stop.clone();
         loop {
             let stopping = self.until.is_some();
             if stopping && self.receivers.is_empty() && !self.updates.is_running() {
@@ -155,7 +157,7 @@ impl Applier {
                 () = passed(Some(self.look_at)), if !stopping => self.look()?,
                 () = passed(overdue) => self.receivers.cut(),
                 () = stop.cancelled(), if !stopping => self.stop().await,
-                () = passed(self.until), if self.updates.is_running() => self.updates.cut(),
+                () = passed(self.until), if self.updates.is_running() && !self.parts.orders.cut.is_cancelled() => self.updates.cut(),
             }
         }
     }
@@ -188,6 +190,7 @@ impl Applier {
         self.parts.staged.look(&self.parts.settings.source);
         self.updates.look_at_secrets(&self.parts.settings);
         self.updates.look_at_all();
+        self.updates.look_at_left(&self.parts.settings);
         self.look_at = Instant::now() + LOOK.max(begun.elapsed() * REST);
         pair::still_there(&self.parts.settings.source, &self.parts.incoming)
     }
@@ -301,7 +304,6 @@ impl Applier {
     /// Open connections and the running update may finish; what does not is found at the next start.
     async fn stop(&mut self) {
         self.parts.notifier.stopping();
-        self.updates.stop();
         self.until = Some(Instant::now() + UPDATE_GRACE);
         self.asked = false;
         // Peers are refused from now on, rather than kept waiting.

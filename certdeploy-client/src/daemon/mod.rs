@@ -164,14 +164,13 @@ async fn serve(settings: &Arc<Settings>, sftpd: &Sftpd, options: Options) -> Res
             reload,
             drain_timeout,
             staged,
+            orders: orders.clone(),
         };
-        Applier::new(parts).run(sftpd, orders.stop.clone()).await
+        Applier::new(parts).run(sftpd).await
     };
-    tokio::select! {
-        ended = serving => ended,
-        () = orders.overdue(|| UPDATE_GRACE.max(*newest.borrow() + DRAIN) + END) => {
-            tracing::warn!("What was under way is cut off; it is taken up again at the next start");
-            Ok(())
-        }
-    }
+    let limit = || UPDATE_GRACE.max(*newest.borrow() + DRAIN) + END;
+    orders.run(serving, limit).await.unwrap_or_else(|| {
+        tracing::warn!("What was under way is cut off; it is taken up again at the next start");
+        Ok(())
+    })
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certdeploy_common::cert::Lineage;
+use certdeploy_common::daemon::shutdown::Orders;
 use certdeploy_common::daemon::steady::{self, Steady};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::Settings;
@@ -19,11 +19,11 @@ use crate::update::Updater;
 use crate::update::delay::{Debounce, Turn};
 
 /// How a turn ended, or that it broke off.
-pub(super) type Ended = Result<Told, JoinError>;
+pub(super) type Ended = Result<(Told, BTreeSet<Lineage>), JoinError>;
 
 /// A turn that runs, and whose users it tells.
 struct Running {
-    task: JoinHandle<Told>,
+    task: JoinHandle<(Told, BTreeSet<Lineage>)>,
     lineages: BTreeSet<Lineage>,
 }
 
@@ -42,12 +42,12 @@ pub(super) struct Updates {
     steady: Steady,
     /// When swarm secrets are looked at again.
     secrets_at: Instant,
-    /// Who waits for another process's updates waits no more.
-    stop: CancellationToken,
+    /// What it was told about its end.
+    orders: Orders,
 }
 
 impl Updates {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, orders: Orders) -> Self {
         let debounce = Debounce::new(settings.update_delay);
         Self {
             debounce,
@@ -58,13 +58,8 @@ impl Updates {
             unseen: false,
             steady: Steady::new(clock::millis()),
             secrets_at: Instant::now(),
-            stop: CancellationToken::new(),
+            orders,
         }
-    }
-
-    /// Nothing begins from now on.
-    pub(super) fn stop(&self) {
-        self.stop.cancel();
     }
 
     /// With other settings; what runs goes on, and what failed runs again.
@@ -154,21 +149,45 @@ impl Updates {
         if self.running.is_none() && Instant::now() >= self.secrets_at {
             self.secrets_at = Instant::now() + interval;
             if let Some(duties) = self.look(settings, &Which::Secrets) {
-                self.run(settings, duties);
+                self.run(settings, Which::Secrets, duties);
             }
         }
     }
 
-    fn run(&mut self, settings: &Arc<Settings>, duties: turn::Duties) {
+    /// A command that has ended, or was killed, may have left something.
+    pub(super) fn look_at_left(&mut self, settings: &Settings) {
+        if self.running.is_none() && !settings.updates.is_empty() && turn::take_left(&settings.destination) {
+            tracing::info!("Another certdeploy-client has left updates to do");
+            self.all = true;
+            let Some(duties) = self.look(settings, &Which::Owed) else { return };
+            if duties.failed {
+                self.again(settings, Turn::Failed);
+            }
+            if let Some(due) = duties.pending {
+                self.debounce.owed(due);
+            }
+        }
+    }
+
+    fn run(&mut self, settings: &Arc<Settings>, which: Which, mut duties: turn::Duties) {
         if !duties.batch.lineages.is_empty() {
-            let (settings, stop) = (Arc::clone(settings), self.stop.clone());
-            let lineages = duties.batch.lineages.keys().cloned().collect();
+            let (settings, orders) = (Arc::clone(settings), self.orders.clone());
+            let lineages = whose(&duties);
             let task = tokio::spawn(async move {
-                let _alone = turn::alone(&settings, &stop).await;
-                if stop.is_cancelled() {
-                    return Told { failed: false, again: true, left: true };
+                let alone = turn::alone(&settings, &orders.stop).await;
+                if orders.stop.is_cancelled() {
+                    return (Told { failed: false, again: true, left: true, unwritten: false }, whose(&duties));
                 }
-                turn::run(&settings, &duties, &stop).await
+                if alone.waited
+                    && let Ok(newer) = turn::due(&settings, &which)
+                {
+                    duties = newer;
+                }
+                if duties.batch.lineages.is_empty() {
+                    tracing::debug!("What was owed has been done meanwhile");
+                    return (Told { failed: false, again: false, left: false, unwritten: false }, BTreeSet::new());
+                }
+                (turn::run(&settings, &duties, &orders).await, whose(&duties))
             });
             self.running = Some(Running { task, lineages });
         }
@@ -185,7 +204,7 @@ impl Updates {
             Some(Turn::Failed) => Which::Failed,
         };
         if let Some(duties) = self.look(settings, &which) {
-            self.run(settings, duties);
+            self.run(settings, which, duties);
         }
     }
 
@@ -199,9 +218,10 @@ impl Updates {
 
     /// One has ended; whose users it was to tell.
     pub(super) fn end(&mut self, ended: &Ended, settings: &Settings) -> BTreeSet<Lineage> {
-        let told = self.running.take().map(|running| running.lineages).unwrap_or_default();
+        let mut told = self.running.take().map(|running| running.lineages).unwrap_or_default();
+        told.extend(ended.iter().flat_map(|(_, told)| told).cloned());
         match ended {
-            Ok(Told { again: false, .. }) => {
+            Ok((Told { again: false, .. }, _)) => {
                 if !self.unseen {
                     self.failed = 0;
                 }
@@ -218,7 +238,7 @@ impl Updates {
 
     /// Plans the next try: of all that is owed, or of what failed only.
     fn again(&mut self, settings: &Settings, turn: Turn) {
-        if self.stop.is_cancelled() {
+        if self.orders.stop.is_cancelled() {
             return;
         }
         // Whatever is deployed next, its turn is for this too.
@@ -235,11 +255,15 @@ impl Updates {
         self.debounce.retry(clock::now().saturating_add(pause), turn);
     }
 
-    /// The one that runs is not waited for any longer.
-    pub(super) fn cut(&mut self) {
+    /// The one that runs is to be dropped, and that written down.
+    pub(super) fn cut(&self) {
         tracing::warn!("An update is cut off; it runs again at the next start");
-        self.running = None;
+        self.orders.cut.cancel();
     }
+}
+
+fn whose(duties: &turn::Duties) -> BTreeSet<Lineage> {
+    duties.batch.lineages.keys().cloned().collect()
 }
 
 /// Returns at `due` (Unix seconds); never without.

@@ -27,6 +27,9 @@ pub enum RollbackError {
         "lineage {0} has no earlier generation to go back to that is whole (`keep_generations` says how many are kept)"
     )]
     Oldest(Lineage),
+    /// What there is has expired; by hand it can be gone back to.
+    #[error("the certificates in the earlier generations of lineage {0} have expired")]
+    Expired(Lineage),
     /// The generation that failed is not the current one any more.
     #[error("lineage {0} has a newer generation than the one that failed; it stays")]
     Newer(Lineage),
@@ -107,13 +110,18 @@ pub fn rollback(
     if cause != Cause::Hand && earlier.clone().next().is_some_and(same) {
         return Err(RollbackError::Same(lineage.clone()));
     }
-    let (from, files, mut record) = earlier
-        .filter_map(|number| whole(directory, number))
-        .find(|(number, _, record)| {
-            let another = current.record.as_ref().is_none_or(|current| current.digest != record.digest);
-            another && !is_unwanted(*number, record) && (cause == Cause::Hand || record.not_after > now)
-        })
-        .ok_or_else(|| RollbackError::Oldest(lineage.clone()))?;
+    let mut none = RollbackError::Oldest(lineage.clone());
+    let fits = |(number, _, record): &(u64, Bundle, Record)| {
+        let another = current.record.as_ref().is_none_or(|current| current.digest != record.digest);
+        let wanted = another && !is_unwanted(*number, record);
+        let valid = cause == Cause::Hand || record.not_after > now;
+        if wanted && !valid {
+            none = RollbackError::Expired(lineage.clone());
+        }
+        wanted && valid
+    };
+    let found = earlier.filter_map(|number| whole(directory, number)).find(fits);
+    let Some((from, files, mut record)) = found else { return Err(none) };
     record.instead = current.record.as_ref().map(|current| current.taken_out(from));
     record.permissions = Some(permissions.to_string());
     let keep = retention.keep.saturating_add(copies(directory, &state, &record));

@@ -199,6 +199,22 @@ impl State {
         names
     }
 
+    /// The directories under `destination` that could be lineages, and that we have no right to look into.
+    #[must_use]
+    pub fn closed(destination: &Path) -> Vec<Lineage> {
+        let names = destination
+            .read_dir()
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let denied = |name: &Lineage| {
+            let data = lineage_directory(destination, name).join(DATA).symlink_metadata();
+            data.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        names.filter(denied).collect()
+    }
+
     /// The lineages under `destination` that have a generation, or had one that is current, in order.
     ///
     /// # Errors
@@ -222,11 +238,7 @@ fn is_ours(directory: &Path) -> bool {
         name.to_str().and_then(generation_of).is_some()
     };
     let generations = || directory.read_dir().is_ok_and(|entries| entries.flatten().any(generation));
-    match directory.join(DATA).symlink_metadata() {
-        Ok(data) => data.is_symlink() || generations(),
-        // Who must not look cannot say that there is nothing.
-        Err(error) => error.kind() == io::ErrorKind::PermissionDenied || generations(),
-    }
+    directory.join(DATA).is_symlink() || generations()
 }
 
 fn modified(entry: &std::fs::DirEntry) -> i64 {

@@ -131,7 +131,7 @@ impl Session {
     /// The directory of a push that this session has begun, and how far that is.
     fn push(&self, push: &PushId) -> Result<(Dir, Push), Refusal> {
         let state = *self.pushes.get(push).ok_or(Refusal::Missing)?;
-        Ok((self.incoming.child(&push.directory()).map_err(refusal)?, state))
+        Ok((self.incoming.child(push.directory()).map_err(refusal)?, state))
     }
 
     /// `OPEN` of a real file.

@@ -49,6 +49,19 @@ pub enum CommandError {
     },
 }
 
+impl CommandError {
+    /// Whether a signal that ends sessions and services ended it; a shell says that of its child with 128 and more.
+    #[must_use]
+    pub fn is_by_signal(&self) -> bool {
+        match self {
+            Self::Failed { status, .. } => {
+                status.signal().is_some() || matches!(status.code(), Some(129 | 130 | 137 | 143))
+            }
+            Self::Start { .. } | Self::Wait(_) | Self::TimedOut { .. } => false,
+        }
+    }
+}
+
 /// How much of the end of each output is kept, in bytes; the rest is read and thrown away.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 /// How long a process group may take to end after SIGTERM.

@@ -72,12 +72,27 @@ impl UpdateError {
     /// Whether the new files can be to blame. They are not when nobody could even be asked: nothing was touched then.
     #[must_use]
     pub fn blames_files(&self) -> bool {
+        use command::CommandError::Wait;
         use docker::DockerError::Unreachable;
         use systemd::SystemdError::{Bus, Silent};
         !matches!(
             self,
-            Self::Docker { source: Unreachable { .. }, .. } | Self::Systemd { source: Bus(_) | Silent(_), .. }
+            Self::Docker { source: Unreachable { .. }, .. }
+                | Self::Systemd { source: Bus(_) | Silent(_), .. }
+                | Self::Script { source: Wait(_), .. }
+                | Self::Check { source: Wait(_), .. }
+                | Self::Rc { source: Wait(_), .. }
         )
+    }
+
+    /// Whether a signal ended what we had started.
+    #[must_use]
+    pub fn is_by_signal(&self) -> bool {
+        match self {
+            Self::Script { source, .. } | Self::Check { source, .. } | Self::Rc { source, .. } => source.is_by_signal(),
+            Self::Systemd { source: systemd::SystemdError::Command(source), .. } => source.is_by_signal(),
+            Self::Systemd { .. } | Self::Docker { .. } | Self::Some { .. } => false,
+        }
     }
 
     /// Of several things that an entry means, those that failed; empty is all.

@@ -12,9 +12,10 @@ pub mod systemd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use certdeploy_common::cert::{Digest, Domain, Lineage};
-use tokio_util::sync::CancellationToken;
+use certdeploy_common::daemon::shutdown::Orders;
 
 pub use error::UpdateError;
 
@@ -185,8 +186,8 @@ fn digest<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// Runs all entries in the order of the config, each once for what of the batch concerns it. With `fail_fast` the first
-/// failure is the last that is run; the others fail with it. After `stop` none begins. Returns the failures.
-pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool, stop: &CancellationToken) -> Vec<Failure> {
+/// failure is the last that is run; the others fail with it. Once we are to end, none begins. Returns the failures.
+pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool, orders: &Orders) -> Vec<Failure> {
     if batch.lineages.is_empty() {
         return Vec::new();
     }
@@ -196,22 +197,26 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool, stop: &Cance
     for entry in entries {
         let id = entry.id();
         let Some(own) = entry.only.of(&id, &batch) else { continue };
-        let left = stop.is_cancelled();
-        if left || fail_fast && !failures.is_empty() {
-            let reason = if left { LEFT } else { "not run, because an earlier one failed (fail_fast)" }.to_owned();
-            // Of several things that it means, those that are due stay due.
-            let parts = own.parts(&id).filter(|_| left).unwrap_or_default();
-            failures.push(Failure {
-                entry: id,
-                lineages: own.lineages.into_keys().collect(),
-                parts,
-                reason,
-                rollback: false,
-                left,
-            });
-        } else if let Err(error) = update(entry, &own).await {
-            tracing::error!("{error}");
-            failures.push(failure(entry, own, &error));
+        if orders.stop.is_cancelled() {
+            failures.push(left(id, own));
+            continue;
+        }
+        if fail_fast && !failures.is_empty() {
+            let reason = "not run, because an earlier one failed (fail_fast)".to_owned();
+            failures.push(Failure { reason, left: false, parts: BTreeSet::new(), ..left(id, own) });
+            continue;
+        }
+        let ended = tokio::select! {
+            ended = update(entry, &own) => Some(ended),
+            () = orders.cut.cancelled() => None,
+        };
+        match ended {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::error!("{error}");
+                failures.push(failure(entry, own, &error, orders).await);
+            }
+            None => failures.push(left(id, own)),
         }
     }
     if failures.is_empty() {
@@ -220,16 +225,34 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool, stop: &Cance
     failures
 }
 
-fn failure(entry: &Entry, own: Batch, error: &UpdateError) -> Failure {
+/// An entry that the next run does. Of several things that it means, those that are due stay due.
+fn left(entry: String, own: Batch) -> Failure {
+    let parts = own.parts(&entry).unwrap_or_default();
+    let lineages = own.lineages.into_keys().collect();
+    Failure { entry, lineages, parts, reason: LEFT.to_owned(), rollback: false, left: true }
+}
+
+/// How long a signal that ended what we have started may be on its way to us.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
+
+async fn failure(entry: &Entry, own: Batch, error: &UpdateError, orders: &Orders) -> Failure {
     let parts = error.parts();
-    let mut lineages: BTreeSet<Lineage> = own.lineages.into_keys().collect();
+    let mut lineages: BTreeSet<Lineage> = own.lineages.keys().cloned().collect();
     if matches!(entry.updater, Updater::Secret(_)) && !parts.is_empty() {
         // Each lineage has a secret of its own.
         lineages.retain(|lineage| parts.contains(lineage.as_str()));
     }
+    // Who ends a session, a service or a host signals everybody in it.
+    let signalled = error.is_by_signal();
+    if signalled && tokio::time::timeout(SAME_SIGNAL, orders.stop.cancelled()).await.is_ok() {
+        return left(entry.id(), own);
+    }
     let wanted = entry.on_failure == OnFailure::Rollback;
-    let rollback = wanted && error.blames_files();
-    if wanted && !rollback {
+    let ending = orders.stop.is_cancelled();
+    let rollback = wanted && error.blames_files() && !ending;
+    if wanted && ending {
+        tracing::warn!("Not rolled back: it failed when it was to end; the next run tries it again");
+    } else if wanted && !rollback {
         tracing::warn!("Not rolled back: nobody could be asked, so the new files are not to blame");
     }
     Failure { entry: entry.id(), lineages, parts, reason: ledger::cut(&error.to_string()), rollback, left: false }

@@ -1,5 +1,6 @@
 //! Signals -> tokens that every wait watches. Must not decide what ends how.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,15 +16,31 @@ pub fn ignore() -> std::io::Result<impl Sized> {
 }
 
 /// What a process was told by signals to do about its end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Orders {
     /// The first of them: finish what is under way, begin nothing.
     pub stop: CancellationToken,
     /// The second: do not wait.
     pub at_once: CancellationToken,
+    /// Nobody waits any longer: what is under way is to be dropped, and that written down.
+    pub cut: CancellationToken,
 }
 
+/// How long writing that down may take.
+const LAST: Duration = Duration::from_secs(1);
+
 impl Orders {
+    /// Runs something to its end; when nobody waits any longer it is told to [`cut`](Self::cut) what is under way, and dropped
+    /// a second later. `None`: it was dropped.
+    pub async fn run<T>(&self, work: impl Future<Output = T>, limit: impl FnOnce() -> Duration) -> Option<T> {
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = self.overdue(limit) => self.cut.cancel(),
+        }
+        tokio::time::timeout(LAST, work).await.ok()
+    }
+
     /// Returns when nobody waits any longer: at the second order, or `limit` after the first one.
     pub async fn overdue(&self, limit: impl FnOnce() -> Duration) {
         self.stop.cancelled().await;
@@ -54,9 +71,12 @@ fn watch(hangup_ends: bool) -> std::io::Result<Orders> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = if hangup_ends { Some(signal(SignalKind::hangup())?) } else { None };
-    let orders = Orders { stop: CancellationToken::new(), at_once: CancellationToken::new() };
+    // Where our parent ignores it, nobody's end can be waited for (wait(2)).
+    let children = signal(SignalKind::child())?;
+    let orders = Orders::default();
     let given = orders.clone();
     tokio::spawn(async move {
+        let _children = children;
         for (token, how) in [(given.stop, "Stopping"), (given.at_once, "Stopping at once")] {
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("{how} on SIGTERM"),
@@ -103,8 +123,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_is_waited_for_until_the_limit_or_the_second_order() {
-        let orders = || Orders { stop: CancellationToken::new(), at_once: CancellationToken::new() };
-        let (none, first, both) = (orders(), orders(), orders());
+        let (none, first, both) = (Orders::default(), Orders::default(), Orders::default());
         first.stop.cancel();
         both.stop.cancel();
         both.at_once.cancel();
@@ -115,5 +134,17 @@ mod tests {
             over.map(|()| start.elapsed().as_secs()).ok()
         };
         assert_eq!((took(none).await, took(first).await, took(both).await), (None, Some(19), Some(0)));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_hears_that_nobody_waits_and_may_say_a_last_word() {
+        let limit = || Duration::from_secs(19);
+        let orders = Orders::default();
+        orders.stop.cancel();
+        let cut = orders.cut.clone();
+        assert_eq!(orders.run(async move { cut.cancelled().await }, limit).await, Some(()));
+        let orders = Orders::default();
+        orders.stop.cancel();
+        assert_eq!(orders.run(std::future::pending::<()>(), limit).await, None);
+        assert_eq!(Orders::default().run(async { 7 }, limit).await, Some(7));
     }
 }
