@@ -295,3 +295,24 @@ fn a_daemon_whose_disk_fails_to_sync_acknowledges_only_what_is_there() {
     assert!(by_receiver > 2, "{by_receiver} syncs of the receiver failed, of {number}");
     assert_eq!(readers.stop().faults, Vec::<String>::new());
 }
+
+#[test]
+fn an_update_that_cannot_be_written_down_is_no_success() {
+    if !is_root("an_update_that_cannot_be_written_down") {
+        return;
+    }
+    let mut scene = scene(On::Destination, "size=1m");
+    assert_eq!(scene.client.stop().code(), Some(0));
+    let update = || {
+        let mut command = scene.target.command();
+        command.arg("update");
+        run(command)
+    };
+    let _ = update().ended(0);
+    scene.disk.remount("ro");
+    let said = update().ended(1).said();
+    assert!(said.contains("Cannot write down the update of example.com: Read-only file system"), "{said}");
+    assert!(said.contains("once that is mended, run `certdeploy-client update`"), "{said}");
+    scene.disk.remount("rw");
+    let _ = update().ended(0);
+}
