@@ -233,7 +233,7 @@ fn left(entry: String, own: Batch) -> Failure {
 }
 
 /// How long a signal that ended what we have started may be on its way to us.
-const SAME_SIGNAL: Duration = Duration::from_millis(200);
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 async fn failure(entry: &Entry, own: Batch, error: &UpdateError, orders: &Orders) -> Failure {
     let parts = error.parts();
