@@ -25,6 +25,8 @@ pub async fn update(settings: Arc<Settings>, which: Which, orders: Orders) -> Ex
 
 /// `rollback`: puts the generation before back and tells its users.
 pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, orders: Orders) -> Exit {
+    // Before anything is owed: this process may be killed at any moment.
+    turn::leave(&settings, true);
     match turn::go_back(&settings, &lineage, Cause::Hand).await {
         Ok((Restored { number, from, record }, _)) => {
             tracing::info!(
@@ -45,12 +47,12 @@ pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, orders: Orders)
 
 /// Runs the updates that are due, as a command does: at once, and once.
 pub async fn updates(settings: &Arc<Settings>, which: &Which, orders: &Orders) -> Exit {
-    if matches!(which, Which::Of(_)) {
-        // A rollback is owed already, also if this one is killed while it waits.
-        turn::leave(&settings.destination, true);
-    }
-    let _alone = if settings.updates.is_empty() { None } else { Some(turn::alone(settings, &orders.stop).await) };
-    let mut duties = match turn::due(settings, which) {
+    let alone = if settings.updates.is_empty() { None } else { Some(turn::alone(settings, &orders.stop).await) };
+    // A daemon may have seen to a rollback meanwhile.
+    let waited = alone.as_ref().is_some_and(|alone| alone.waited);
+    let one = if let Which::Of(lineage) = which { Some(lineage) } else { None };
+    let again = one.filter(|_| waited).map(|lineage| Which::OwedOf([lineage.clone()].into()));
+    let mut duties = match turn::due(settings, again.as_ref().unwrap_or(which)) {
         Ok(duties) => duties,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.destination.display());
@@ -66,15 +68,17 @@ pub async fn updates(settings: &Arc<Settings>, which: &Which, orders: &Orders) -
     if duties.batch.lineages.is_empty() || settings.updates.is_empty() {
         return done;
     }
+    turn::leave(settings, true);
     if *which == Which::All {
         turn::order(settings, &mut duties);
     }
-    turn::leave(&settings.destination, true);
     if orders.stop.is_cancelled() {
         return cut_off();
     }
     let told = turn::run(settings, &duties, orders).await;
-    turn::leave(&settings.destination, told.again);
+    // Of another command too, which waits for its turn, or was killed.
+    let owed = || turn::due(settings, &Which::Owed).map_or(true, |duties| !duties.batch.lineages.is_empty());
+    turn::leave(settings, told.again || owed());
     match told {
         Told { unwritten: true, .. } => Exit::Failed,
         Told { failed: true, .. } if settings.fail_fast => Exit::Failed,

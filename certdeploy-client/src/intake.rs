@@ -45,6 +45,23 @@ pub struct Found {
     pub changed: i64,
 }
 
+impl Found {
+    /// What came and what is missing, where a service could use neither alone and nothing of the lineage is in
+    /// `destination`. Somebody who sends a manifest has said what is whole.
+    #[must_use]
+    pub fn first_half(&self, destination: &Path, lineage: &Lineage) -> Option<(&'static str, &'static str)> {
+        let has = |name| self.upload.bundle.file(name).is_some();
+        let certificate = has(FileName::Fullchain) || has(FileName::Cert);
+        let half = match (certificate, has(FileName::Privkey)) {
+            (true, false) => ("its certificate", "its key"),
+            (false, true) => ("its key", "its certificate"),
+            _ => return None,
+        };
+        let is_plain = matches!(self.upload.origin, Origin::Plain { .. });
+        (is_plain && !destination.join(lineage.as_str()).exists()).then_some(half)
+    }
+}
+
 /// Takes in a push of one of ours, with what its pusher may upload.
 ///
 /// # Errors
@@ -148,7 +165,7 @@ pub struct Below {
 impl Below {
     /// What is not looked at, with why and the way out.
     pub fn ignored(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        let links = self.links.iter().map(|name| (name.as_str(), "it is a link; put the directory itself there"));
+        let links = self.links.iter().map(|name| (name.as_str(), "it is a link, which is not followed"));
         let loose = self.loose.iter().map(|name| {
             (name.as_str(), "it lies in `source` itself; it belongs into a directory with its lineage's name")
         });

@@ -62,7 +62,7 @@ pub fn run() -> Exit {
             with_settings(&options, Demand::Pass, |settings| to_the_end(|orders| pass::run(settings, orders)))
         }
         Ok(Command::Update(options, failed)) => {
-            let which = if failed { turn::Which::Failed } else { turn::Which::All };
+            let which = if failed { turn::Which::Undone } else { turn::Which::All };
             with_settings(&options, Demand::Pass, |settings| {
                 to_the_end(|orders| by_hand::update(settings, which, orders))
             })

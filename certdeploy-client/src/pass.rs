@@ -35,7 +35,8 @@ pub async fn run(settings: Arc<Settings>, orders: Orders) -> Exit {
     let go_on = || true;
     let mut left = mend::all(&pipeline, || ()).await;
     let mut invalid = !leftovers(&settings, &pipeline, go_on).await.valid;
-    invalid |= !staged(&settings, &pipeline, go_on).await.valid;
+    let put = staged(&settings, &pipeline, HALF.min(settings.settle_time), go_on).await;
+    invalid |= !put.valid | !rested(&settings, &pipeline, put.halves, &orders).await;
     left.extend(mend::names(&pipeline).await);
     invalid |= mend::are_left(&pipeline, &left);
     let updated = by_hand::updates(&settings, &Which::Owed, &orders).await;
@@ -75,20 +76,31 @@ pub struct Looked {
     pub valid: bool,
     /// What may be placed later as it is, and after which pause.
     pub again: Vec<(Staged, Duration)>,
+    /// Of that, first halves, and how long the others are still waited for.
+    pub halves: Vec<(Lineage, Duration)>,
 }
+
+impl Looked {
+    fn nothing(valid: bool) -> Self {
+        Self { valid, again: Vec::new(), halves: Vec::new() }
+    }
+}
+
+/// How long a pass waits for the other half of a first delivery. Who puts files one after the other is quicker.
+const HALF: Duration = Duration::from_secs(10);
 
 /// How often uploads are tried again that could not be placed.
 pub const RETRY: Duration = Duration::from_secs(60);
 
 /// Complete uploads that a daemon left. Ends early when `go_on` says no.
 pub async fn leftovers(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -> bool) -> Looked {
-    let mut looked = Looked { valid: true, again: Vec::new() };
+    let mut looked = Looked::nothing(true);
     let Ok(incoming) = Dir::open(&settings.source).and_then(|source| source.child(INCOMING)) else { return looked };
     let commits = match sweep::sweep(&incoming) {
         Ok(commits) => commits,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.source.join(INCOMING).display());
-            return Looked { valid: false, ..looked };
+            return Looked::nothing(false);
         }
     };
     for commit in commits {
@@ -219,14 +231,15 @@ fn waits(outcome: &Outcome) -> String {
     )
 }
 
-/// What a plain sshd put into `source`. No lineage stops another. Ends early when `go_on` says no.
-pub async fn staged(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -> bool) -> Looked {
-    let mut looked = Looked { valid: true, again: Vec::new() };
+/// What a plain sshd put into `source`; the other half of a first delivery is waited for until its files have rested for
+/// `patience`. No lineage stops another. Ends early when `go_on` says no.
+pub async fn staged(settings: &Settings, pipeline: &Pipeline, patience: Duration, go_on: impl Fn() -> bool) -> Looked {
+    let mut looked = Looked::nothing(true);
     let below = match intake::below(&settings.source) {
         Ok(below) => below,
         Err(error) => {
             tracing::error!("Cannot read `{}`: {error}", settings.source.display());
-            return Looked { valid: false, ..looked };
+            return Looked::nothing(false);
         }
     };
     for (name, reason) in &below.strange {
@@ -238,11 +251,36 @@ pub async fn staged(settings: &Settings, pipeline: &Pipeline, go_on: impl Fn() -
         tracing::warn!("`{}` is not looked at: {reason}", settings.source.join(name).display());
     }
     for lineage in below.lineages.into_iter().take_while(|_| go_on()) {
-        let became = receive_source(settings, &lineage, pipeline, clock::now()).await;
-        looked.valid &= matches!(became, Became::Placed { .. } | Became::Growing);
+        let became = receive_source(settings, &lineage, pipeline, clock::now(), patience).await;
+        looked.valid &= became.is_valid();
+        if let Became::Half(rest) = became {
+            looked.halves.push((lineage.clone(), rest));
+        }
         looked.again.extend(became.again(settings).map(|pause| (Staged::Source(lineage), pause)));
     }
     looked
+}
+
+/// What has rested long enough, or is whole by now, after a wait that a signal ends. `false`: some of it is invalid.
+async fn rested(settings: &Settings, pipeline: &Pipeline, halves: Vec<(Lineage, Duration)>, orders: &Orders) -> bool {
+    const LOOK: Duration = Duration::from_millis(500);
+    let Some(rest) = halves.iter().map(|(_, rest)| *rest).max() else { return true };
+    let end = tokio::time::Instant::now() + rest;
+    let is_half = |lineage: &Lineage| {
+        let found = intake::source(&settings.source, lineage).ok().flatten();
+        found.is_some_and(|found| found.first_half(&settings.destination, lineage).is_some())
+    };
+    while tokio::time::Instant::now() < end && halves.iter().any(|(lineage, _)| is_half(lineage)) {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = orders.stop.cancelled() => return true,
+        }
+    }
+    let mut valid = true;
+    for (lineage, _) in halves {
+        valid &= receive_source(settings, &lineage, pipeline, clock::now(), Duration::ZERO).await.is_valid();
+    }
+    valid
 }
 
 /// What became of what a plain sshd put.
@@ -255,6 +293,8 @@ pub enum Became {
     },
     /// More of it may follow.
     Growing,
+    /// The same: a key without a certificate, or the other way round, where nothing is yet. It is waited for so long.
+    Half(Duration),
     /// It cannot be placed now.
     Failed,
     /// Not as it is: somebody must look at it, or put more.
@@ -262,19 +302,31 @@ pub enum Became {
 }
 
 impl Became {
+    fn is_valid(self) -> bool {
+        matches!(self, Self::Placed { .. } | Self::Growing | Self::Half(_))
+    }
+
     /// After which pause another try may end better.
     #[must_use]
     pub fn again(self, settings: &Settings) -> Option<Duration> {
         match self {
             Self::Growing => Some(settings.settle_time.min(RETRY)),
+            Self::Half(rest) => Some(rest),
             Self::Failed => Some(RETRY),
             Self::Placed { .. } | Self::Invalid => None,
         }
     }
 }
 
-/// Takes what a plain sshd put of a lineage through the pipeline; what is in place is removed from `source`.
-pub async fn receive_source(settings: &Settings, lineage: &Lineage, pipeline: &Pipeline, due: i64) -> Became {
+/// Takes what a plain sshd put of a lineage through the pipeline; what is in place is removed from `source`. For
+/// `patience` see [`staged`].
+pub async fn receive_source(
+    settings: &Settings,
+    lineage: &Lineage,
+    pipeline: &Pipeline,
+    due: i64,
+    patience: Duration,
+) -> Became {
     let place = settings.source.join(lineage.as_str());
     let found = match intake::source(&settings.source, lineage) {
         Ok(Some(found)) => found,
@@ -284,9 +336,15 @@ pub async fn receive_source(settings: &Settings, lineage: &Lineage, pipeline: &P
             return Became::Invalid;
         }
     };
+    let age = Duration::from_secs((clock::now() - found.changed).unsigned_abs());
+    if let Some((came, missing)) = found.first_half(&settings.destination, lineage)
+        && age < patience
+    {
+        tracing::info!("Lineage {lineage}: nothing but {came} has come so far; {missing} may follow");
+        return Became::Half(patience - age);
+    }
     tracing::info!("Deploying new certs");
-    let age = clock::now() - found.changed;
-    let growing = u64::try_from(age.abs()).is_ok_and(|age| age < settings.settle_time.as_secs());
+    let growing = age < settings.settle_time;
     let arrival = Arrival { may: May::Be(lineage), growing, due };
     let outcome = pipeline.take(found.upload, arrival).await;
     match &outcome {

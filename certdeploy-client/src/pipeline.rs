@@ -205,14 +205,6 @@ impl Pipeline {
             let reason = "fullchain.pem has fewer certificates than the deployed one".to_owned();
             return Err(Outcome::Refused { rejection: Rejection { reason, incomplete: true } });
         }
-        if plain
-            && growing
-            && place.state.current.is_none()
-            && place.state.names().is_empty()
-            && let Some(reason) = lacks_half(valid.bundle())
-        {
-            return Err(Outcome::Refused { rejection: Rejection { reason, incomplete: true } });
-        }
         if !place.state.foreign.is_empty() {
             // All of it will be kept as a generation, or nothing is done.
             there(&place.state.names())?;
@@ -296,17 +288,6 @@ fn unfit(place: &Place, there: &Bundle, why: String, plain: bool) -> Outcome {
 #[must_use]
 pub fn listed(names: &[FileName]) -> String {
     names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" and ")
-}
-
-/// What a first delivery may still be without: it comes file by file, and a service cannot use a half.
-fn lacks_half(came: &Bundle) -> Option<String> {
-    let has = |name| came.file(name).is_some();
-    let certificate = has(FileName::Fullchain) || has(FileName::Cert);
-    match (certificate, has(FileName::Privkey)) {
-        (true, false) => Some("there is no privkey.pem yet".to_owned()),
-        (false, true) => Some("there is no certificate yet".to_owned()),
-        _ => None,
-    }
 }
 
 /// Whether a `fullchain.pem` may have been cut between two certificates.

@@ -33,6 +33,8 @@ pub enum Which {
     OwedOf(BTreeSet<Lineage>),
     /// Those that were told in vain.
     Failed,
+    /// The same, and those that a command which was killed has left.
+    Undone,
     /// All.
     All,
     /// Those that were told, as far as somebody may have undone that since: swarm secrets.
@@ -64,6 +66,16 @@ pub struct Duties {
     pub lost: BTreeSet<Lineage>,
 }
 
+impl Duties {
+    /// What of it concerns these.
+    #[must_use]
+    pub fn of(mut self, lineages: &BTreeSet<Lineage>) -> Self {
+        self.batch.lineages.retain(|lineage, _| lineages.contains(lineage));
+        self.words.retain(|lineage, _| lineages.contains(lineage));
+        self
+    }
+}
+
 /// The lineages whose users are to be told. One that cannot be read is logged and left out.
 ///
 /// # Errors
@@ -76,7 +88,7 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
     let soonest = clock::now().saturating_add(delay);
     let lineages = match which {
         Which::OwedOf(some) => some.iter().cloned().collect(),
-        Which::Owed | Which::Failed | Which::All | Which::Secrets | Which::Of(_) => {
+        Which::Owed | Which::Failed | Which::Undone | Which::All | Which::Secrets | Which::Of(_) => {
             State::lineages(&settings.destination)?
         }
     };
@@ -84,7 +96,7 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
         let directory = lineage_directory(&settings.destination, &lineage);
         // Most have nothing to do, and to read what they hold would cost more than all else.
         let word = current_number(&directory).map(|number| ledger::read(&directory, number));
-        if matches!(which, Which::Owed | Which::OwedOf(_) | Which::Failed)
+        if matches!(which, Which::Owed | Which::OwedOf(_) | Which::Failed | Which::Undone)
             && word.is_some_and(|word| is_settled(settings, &word))
         {
             continue;
@@ -114,9 +126,11 @@ pub fn due(settings: &Settings, which: &Which) -> io::Result<Duties> {
                 duties.pending = duties.pending.max(Some(due.min(soonest)));
                 left_over(&word)
             }
-            // A run that was told to end, or was killed, has left it.
-            (Update::Pending { due }, Which::Failed) if due <= clock::now() => left_over(&word),
-            (Update::Failed { .. }, Which::Owed | Which::OwedOf(_) | Which::Failed) if !is_settled(settings, &word) => {
+            (Update::Pending { .. }, Which::Failed | Which::Undone) if left_over(&word).is_some() => left_over(&word),
+            (Update::Pending { due }, Which::Undone) if due <= clock::now() => None,
+            (Update::Failed { .. }, Which::Owed | Which::OwedOf(_) | Which::Failed | Which::Undone)
+                if !is_settled(settings, &word) =>
+            {
                 duties.failed = true;
                 Some(word.failed.clone())
             }
@@ -325,7 +339,14 @@ fn settle(
             update,
         };
         let directory = lineage_directory(&settings.destination, lineage);
-        let current = State::read(&directory).ok().and_then(|state| state.current);
+        let current = match State::read(&directory) {
+            Ok(state) => state.current,
+            Err(error) => {
+                tracing::error!("Cannot read `{}`: {error}", directory.display());
+                written = false;
+                continue;
+            }
+        };
         let is_current = current.is_some_and(|current| current.number == due.generation);
         if is_current
             && ledger::read(&directory, due.generation).order == due.order

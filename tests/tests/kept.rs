@@ -2,6 +2,7 @@
 
 use certdeploy_common::cert::FileName::{Cert, Fullchain, Privkey};
 use certdeploy_tests::need::{Need, can_run};
+use certdeploy_tests::process::Daemon;
 use certdeploy_tests::sets::Sets;
 
 #[test]
@@ -166,23 +167,24 @@ fn what_lies_in_staging_and_is_not_looked_at_is_named_and_stops_no_other() {
 
 #[test]
 fn the_first_half_of_a_first_delivery_waits_for_the_other() {
-    for (first, second, missing) in
-        [(Fullchain, Privkey, "no privkey.pem yet"), (Privkey, Fullchain, "no certificate yet")]
+    for (first, second, said) in
+        [(Fullchain, Privkey, "its key may follow"), (Privkey, Fullchain, "its certificate may")]
     {
         let mut scene = Sets::new(&format!("first-{first}"));
         let good = scene.issue();
         scene.stage(&good, &[first]);
-        let said = scene.pass("").ended(0).said();
-        assert!(said.contains("is still arriving") && said.contains(missing), "{said}");
+        let mut client = Daemon::start("the pass", scene.pass.command(""), &scene.pass.path("client.log"));
+        client.says(said);
         assert!(!scene.pass.path("certs/a.example").exists(), "readers never meet a half");
         scene.stage(&good, &[second]);
-        let _ = scene.pass("").ended(0);
+        assert_eq!(client.ends().code(), Some(0), "{}", client.said());
         scene.holds(&good, &[Cert, Fullchain, Privkey]);
+        assert!(client.said().contains("as generation 1") && !client.said().contains("as generation 2"));
     }
     // Once it rests it is what was meant.
     let mut scene = Sets::new("rests");
     let good = scene.issue();
     scene.stage(&good, &[Fullchain]);
-    let _ = scene.pass("settle_time: 0\n").ended(0);
+    let _ = scene.pass("settle_time: 2\n").ended(0);
     scene.holds(&good, &[Cert, Fullchain]);
 }

@@ -385,7 +385,6 @@ fn a_daemon_that_tries_again_is_not_talked_out_of_it_by_an_update_that_is_killed
     until("it runs everything", PATIENCE, || {
         (beside.runs().iter().filter(|run| *run == "one").count() > before).then_some(())
     });
-    client.says("Another certdeploy-client runs updates; this one waits for their end");
     update.signal(Signal::KILL);
     let _ = update.ends();
     beside.remove("broken");

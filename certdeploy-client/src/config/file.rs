@@ -38,7 +38,7 @@ settings! {
         generation_min_age: Seconds = yaml "60", old [], "How long a replaced set of files is kept at least, in seconds, for programs that are still reading it.";
         file_permissions: Nested<PermissionsFile> = yaml "null", old [], "Mode and owner of what is deployed, see below.";
         validate_timeout: Seconds = yaml "10", old [], "How long the check of one upload may take, in seconds.";
-        settle_time: Seconds = yaml "60", old [], "One pass: how long files in `source` that are no whole set yet are waited for after the last change to one of them, in seconds. After that they count as invalid. A lineage's first files without a key, or without a certificate, are waited for as long, and then deployed as they are.";
+        settle_time: Seconds = yaml "60", old [], "One pass: how long files in `source` that are no whole set yet are waited for after the last change to one of them, in seconds. After that they count as invalid. A lineage's first files without a key, or without a certificate, are waited for as long, by a pass for 10 s at most, and then deployed as they are.";
         fail_fast: Switch = yaml "false", old [], "Stop at the first update that fails; one pass then ends with exit code 1.";
         strict_modes: Switch = yaml "false", old [], "Refuse to run when others can write this config, the key files or an executable that is named here, or a directory above them, or can read a key; the message names the command that mends it. `false` only warns. Files that were mounted into a container only warn.";
         log_filename: MaybePath = yaml "null", old [], "A file that the log is appended to as well. Empty is `null`.";

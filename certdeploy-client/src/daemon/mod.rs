@@ -147,7 +147,7 @@ async fn serve(settings: &Arc<Settings>, sftpd: &Sftpd, options: Options) -> Res
         let mut staged = Waiting::besides(&settings.source);
         mend::all(&pipeline, || ()).await;
         let left = pass::leftovers(settings, &pipeline, go_on).await.again;
-        let put = pass::staged(settings, &pipeline, go_on).await.again;
+        let put = pass::staged(settings, &pipeline, settings.settle_time, go_on).await.again;
         mend::names(&pipeline).await;
         left.into_iter().chain(put).for_each(|(what, pause)| staged.set(what, Some(pause)));
         if orders.stop.is_cancelled() {

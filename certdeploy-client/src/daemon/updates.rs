@@ -157,11 +157,15 @@ impl Updates {
     /// A command that has ended, or was killed, may have left something.
     pub(super) fn look_at_left(&mut self, settings: &Settings) {
         if self.running.is_none() && !settings.updates.is_empty() && turn::take_left(&settings.destination) {
-            tracing::info!("Another certdeploy-client has left updates to do");
             self.all = true;
             let Some(duties) = self.look(settings, &Which::Owed) else { return };
-            if duties.failed {
-                self.again(settings, Turn::Failed);
+            if !duties.batch.lineages.is_empty() {
+                tracing::info!("Another certdeploy-client has left updates to do");
+            }
+            if duties.failed
+                && let Some(pause) = settings.update_retry.after(0)
+            {
+                self.debounce.retry_unless(in_so_long(pause), Turn::Failed);
             }
             if let Some(due) = duties.pending {
                 self.debounce.owed(due);
@@ -181,13 +185,16 @@ impl Updates {
                 if alone.waited
                     && let Ok(newer) = turn::due(&settings, &which)
                 {
-                    duties = newer;
+                    // What came meanwhile has a turn of its own.
+                    duties = newer.of(&whose(&duties));
                 }
                 if duties.batch.lineages.is_empty() {
                     tracing::debug!("What was owed has been done meanwhile");
                     return (Told { failed: false, again: false, left: false, unwritten: false }, BTreeSet::new());
                 }
-                (turn::run(&settings, &duties, &orders).await, whose(&duties))
+                let mut told = turn::run(&settings, &duties, &orders).await;
+                told.again |= !duties.whole;
+                (told, whose(&duties))
             });
             self.running = Some(Running { task, lineages });
         }
@@ -251,8 +258,7 @@ impl Updates {
         let turn = if self.unseen { Turn::Owed } else { turn };
         self.failed = self.failed.saturating_add(1);
         tracing::warn!("Failed updates run again in {} seconds", pause.as_secs());
-        let pause = i64::try_from(pause.as_secs()).unwrap_or(i64::MAX / 2);
-        self.debounce.retry(clock::now().saturating_add(pause), turn);
+        self.debounce.retry(in_so_long(pause), turn);
     }
 
     /// The one that runs is to be dropped, and that written down.
@@ -260,6 +266,11 @@ impl Updates {
         tracing::warn!("An update is cut off; it runs again at the next start");
         self.orders.cut.cancel();
     }
+}
+
+/// In Unix seconds.
+fn in_so_long(pause: Duration) -> i64 {
+    clock::now().saturating_add(i64::try_from(pause.as_secs()).unwrap_or(i64::MAX / 2))
 }
 
 fn whose(duties: &turn::Duties) -> BTreeSet<Lineage> {

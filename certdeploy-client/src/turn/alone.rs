@@ -58,7 +58,11 @@ pub async fn alone(settings: &Settings, stop: &CancellationToken) -> Alone {
 }
 
 /// A command says whether it has something to do, or has left something: a daemon beside it takes that up.
-pub fn leave(destination: &Path, something: bool) {
+pub fn leave(settings: &Settings, something: bool) {
+    let destination = &settings.destination;
+    if settings.updates.is_empty() {
+        return;
+    }
     let held = Dir::open(destination);
     let said = held.and_then(|held| if something { held.replace(LEFT, b"") } else { held.remove_file(LEFT) });
     if let Err(error) = said {
@@ -71,6 +75,6 @@ pub fn leave(destination: &Path, something: bool) {
 pub fn take_left(destination: &Path) -> bool {
     let left = destination.join(LEFT).symlink_metadata().is_ok();
     // While it is at work nothing is left yet.
-    let over = left && matches!(lock::try_lock(&destination.join(ALONE)), Ok(Some(_)));
+    let over = left && !matches!(lock::try_lock(&destination.join(ALONE)), Ok(None));
     over && Dir::open(destination).and_then(|held| held.remove_file(LEFT)).is_ok()
 }

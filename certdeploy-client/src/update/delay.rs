@@ -43,6 +43,11 @@ impl Debounce {
         self.retry = Some((at, turn));
     }
 
+    /// The same, unless another try is planned already.
+    pub fn retry_unless(&mut self, at: i64, turn: Turn) {
+        self.retry.get_or_insert((at, turn));
+    }
+
     /// Another delay holds from now on. The next try stays; what is owed is to be said anew.
     pub fn renew(&mut self, delay: Duration) {
         *self = Self { retry: self.retry, ..Self::new(delay) };

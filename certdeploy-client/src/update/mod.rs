@@ -216,7 +216,10 @@ pub async fn run(entries: &[Entry], batch: &Batch, fail_fast: bool, orders: &Ord
                 tracing::error!("{error}");
                 failures.push(failure(entry, own, &error, orders).await);
             }
-            None => failures.push(left(id, own)),
+            None => {
+                tracing::warn!("`{id}` is cut off; the next run does it again");
+                failures.push(left(id, own));
+            }
         }
     }
     if failures.is_empty() {
@@ -232,7 +235,7 @@ fn left(entry: String, own: Batch) -> Failure {
     Failure { entry, lineages, parts, reason: LEFT.to_owned(), rollback: false, left: true }
 }
 
-/// How long a signal that ended what we have started may be on its way to us.
+/// How long an order to end, which what we have started has obeyed, may be on its way to us.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 async fn failure(entry: &Entry, own: Batch, error: &UpdateError, orders: &Orders) -> Failure {
@@ -242,12 +245,15 @@ async fn failure(entry: &Entry, own: Batch, error: &UpdateError, orders: &Orders
         // Each lineage has a secret of its own.
         lineages.retain(|lineage| parts.contains(lineage.as_str()));
     }
-    // Who ends a session, a service or a host signals everybody in it.
-    let signalled = error.is_by_signal();
-    if signalled && tokio::time::timeout(SAME_SIGNAL, orders.stop.cancelled()).await.is_ok() {
-        return left(entry.id(), own);
-    }
     let wanted = entry.on_failure == OnFailure::Rollback;
+    let signalled = error.is_by_signal();
+    if signalled || wanted && error.blames_files() {
+        // Who ends a session, a service or a host tells everybody in it, us perhaps last.
+        let told = tokio::time::timeout(SAME_SIGNAL, orders.stop.cancelled()).await.is_ok();
+        if told && signalled {
+            return left(entry.id(), own);
+        }
+    }
     let ending = orders.stop.is_cancelled();
     let rollback = wanted && error.blames_files() && !ending;
     if wanted && ending {

@@ -44,7 +44,9 @@ impl Applier {
         let Parts { settings, pipeline, incoming, .. } = &self.parts;
         let due = self.updates.would_be_due();
         let became = match &staged {
-            Staged::Source(lineage) => pass::receive_source(settings, lineage, pipeline, due).await,
+            Staged::Source(lineage) => {
+                pass::receive_source(settings, lineage, pipeline, due, settings.settle_time).await
+            }
             Staged::Incoming(lineage) => match pass::receive_plain(incoming, lineage, pipeline, due).await {
                 Outcome::InPlace { update, .. } => Became::Placed { update },
                 Outcome::Failed { .. } => Became::Failed,
