@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::deploy::State;
 use crate::deploy::rollback::{Cause, Restored};
 use crate::deploy::state::lineage_directory;
-use crate::turn::{self, Told, Which};
+use crate::turn::{self, Leaves, Told, Which};
 
 /// `update`: runs the updates of what is in place, without a new deployment.
 pub async fn update(settings: Arc<Settings>, which: Which, orders: Orders) -> Exit {
@@ -26,7 +26,7 @@ pub async fn update(settings: Arc<Settings>, which: Which, orders: Orders) -> Ex
 /// `rollback`: puts the generation before back and tells its users.
 pub async fn rollback(settings: Arc<Settings>, lineage: Lineage, orders: Orders) -> Exit {
     // Before anything is owed: this process may be killed at any moment.
-    turn::leave(&settings, true);
+    turn::leave(&settings, Leaves::Undone);
     match turn::go_back(&settings, &lineage, Cause::Hand).await {
         Ok((Restored { number, from, record }, _)) => {
             tracing::info!(
@@ -68,7 +68,7 @@ pub async fn updates(settings: &Arc<Settings>, which: &Which, orders: &Orders) -
     if duties.batch.lineages.is_empty() || settings.updates.is_empty() {
         return done;
     }
-    turn::leave(settings, true);
+    turn::leave(settings, Leaves::Undone);
     if *which == Which::All {
         turn::order(settings, &mut duties);
     }
@@ -76,9 +76,17 @@ pub async fn updates(settings: &Arc<Settings>, which: &Which, orders: &Orders) -
         return cut_off();
     }
     let told = turn::run(settings, &duties, orders).await;
-    // Of another command too, which waits for its turn, or was killed.
     let owed = || turn::due(settings, &Which::Owed).map_or(true, |duties| !duties.batch.lineages.is_empty());
-    turn::leave(settings, told.again || owed());
+    turn::leave(
+        settings,
+        match told {
+            Told { left: true, .. } => Leaves::Undone,
+            Told { again: true, .. } => Leaves::Failed,
+            // Of another command, which waits for its turn, or was killed.
+            Told { .. } if owed() => Leaves::Failed,
+            Told { .. } => Leaves::Nothing,
+        },
+    );
     match told {
         Told { unwritten: true, .. } => Exit::Failed,
         Told { failed: true, .. } if settings.fail_fast => Exit::Failed,

@@ -131,9 +131,6 @@ impl Pipeline {
         if let Some(reason) = arrival.may.refuses(valid.lineage()) {
             return Outcome::Refused { rejection: Rejection::final_because(reason) };
         }
-        for warning in valid.warnings() {
-            tracing::warn!("Lineage {}: {warning}", valid.lineage());
-        }
         let lineage = valid.lineage().clone();
         let outcome = self.place(valid, plain, &arrival).await;
         if matches!(&outcome, Outcome::Refused { rejection } if !rejection.incomplete) {
@@ -164,6 +161,9 @@ impl Pipeline {
             Ok(valid) => valid,
             Err(outcome) => return outcome,
         };
+        for warning in valid.warnings() {
+            tracing::warn!("Lineage {}: {warning}", valid.lineage());
+        }
         let kept = self.kept(&place).await;
         let settings = Arc::clone(&self.settings);
         let due = arrival.due;

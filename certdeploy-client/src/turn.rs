@@ -22,7 +22,7 @@ use crate::place::retention;
 use crate::update::ledger::{self, Word};
 use crate::update::{self, Batch, Due, Entry, Failure, Updater};
 
-pub use alone::{Alone, alone, leave, take_left};
+pub use alone::{Alone, Leaves, alone, leave, take_left};
 
 /// Which lineages' users are told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::config::Settings;
 use crate::pass::RETRY;
-use crate::turn::{self, Told, Which};
+use crate::turn::{self, Leaves, Told, Which};
 use crate::update::Updater;
 use crate::update::delay::{Debounce, Turn};
 
@@ -156,16 +156,21 @@ impl Updates {
 
     /// A command that has ended, or was killed, may have left something.
     pub(super) fn look_at_left(&mut self, settings: &Settings) {
-        if self.running.is_none() && !settings.updates.is_empty() && turn::take_left(&settings.destination) {
+        let left = match self.running {
+            None if !settings.updates.is_empty() => turn::take_left(&settings.destination),
+            _ => Leaves::Nothing,
+        };
+        if left != Leaves::Nothing {
             self.all = true;
             let Some(duties) = self.look(settings, &Which::Owed) else { return };
             if !duties.batch.lineages.is_empty() {
                 tracing::info!("Another certdeploy-client has left updates to do");
             }
-            if duties.failed
-                && let Some(pause) = settings.update_retry.after(0)
-            {
-                self.debounce.retry_unless(in_so_long(pause), Turn::Failed);
+            match settings.update_retry.after(0) {
+                // Some of it has not failed: nobody has begun it.
+                _ if duties.failed && left == Leaves::Undone => self.debounce.retry(clock::now(), Turn::Failed),
+                Some(pause) if duties.failed => self.debounce.retry_unless(in_so_long(pause), Turn::Failed),
+                _ => {}
             }
             if let Some(due) = duties.pending {
                 self.debounce.owed(due);

@@ -1,11 +1,12 @@
 //! One process at a time runs updates, and what one of them leaves is seen by a daemon beside it. Must not look at what is
 //! owed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use certdeploy_common::fs::lock::{self, Lock};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Settings;
 use crate::dir::Dir;
@@ -21,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Alone {
     _lock: Option<Lock>,
+    /// Goes on trying to get it, so that others see that this one is at work once the one before has ended.
+    _later: Option<AbortOnDropHandle<()>>,
     /// Whether another one was waited for: what was owed before may be done.
     pub waited: bool,
 }
@@ -33,18 +36,19 @@ pub async fn alone(settings: &Settings, stop: &CancellationToken) -> Alone {
     let mut waited = false;
     loop {
         match lock::try_lock(&path) {
-            Ok(Some(lock)) => return Alone { _lock: Some(lock), waited },
+            Ok(Some(lock)) => return Alone { _lock: Some(lock), _later: None, waited },
             Ok(None) if begun.elapsed() < settings.update_wait => {}
             Ok(None) => {
                 tracing::warn!(
                     "Another certdeploy-client runs updates for {} s; this one waits no more",
                     settings.update_wait.as_secs()
                 );
-                return Alone { _lock: None, waited };
+                let later = AbortOnDropHandle::new(tokio::spawn(held(path)));
+                return Alone { _lock: None, _later: Some(later), waited };
             }
             Err(error) => {
-                tracing::debug!("Cannot lock `{}`: {error}", path.display());
-                return Alone { _lock: None, waited };
+                tracing::warn!("Cannot lock `{}`, so updates may run twice at once: {error}", path.display());
+                return Alone { _lock: None, _later: None, waited };
             }
         }
         if !std::mem::replace(&mut waited, true) {
@@ -52,29 +56,72 @@ pub async fn alone(settings: &Settings, stop: &CancellationToken) -> Alone {
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = stop.cancelled() => return Alone { _lock: None, waited },
+            () = stop.cancelled() => return Alone { _lock: None, _later: None, waited },
         }
     }
 }
 
-/// A command says whether it has something to do, or has left something: a daemon beside it takes that up.
-pub fn leave(settings: &Settings, something: bool) {
-    let destination = &settings.destination;
-    if settings.updates.is_empty() {
-        return;
-    }
-    let held = Dir::open(destination);
-    let said = held.and_then(|held| if something { held.replace(LEFT, b"") } else { held.remove_file(LEFT) });
-    if let Err(error) = said {
-        tracing::debug!("Cannot write `{}`: {error}", destination.join(LEFT).display());
+/// Takes the lock when it falls free, and holds it for as long as this is not dropped.
+async fn held(path: PathBuf) {
+    loop {
+        match lock::try_lock(&path) {
+            Ok(Some(_lock)) => std::future::pending().await,
+            Ok(None) => tokio::time::sleep(LOOK).await,
+            Err(_) => return,
+        }
     }
 }
 
-/// Whether a command that has ended has left something. That is said once.
+/// What a command leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaves {
+    /// Something that nobody has begun, or that was cut.
+    Undone,
+    /// What has failed, and what is owed for other reasons.
+    Failed,
+    /// Nothing.
+    Nothing,
+}
+
+/// What [`Leaves::Failed`] writes.
+const FAILED: &[u8] = b"failed\n";
+
+/// A command says what it leaves, or will have left if it is killed: a daemon beside it takes that up.
+pub fn leave(settings: &Settings, what: Leaves) {
+    if settings.updates.is_empty() {
+        return;
+    }
+    let destination = &settings.destination;
+    let held = Dir::open(destination);
+    let said = held.and_then(|held| match what {
+        Leaves::Undone => held.replace(LEFT, b""),
+        Leaves::Failed => held.replace(LEFT, FAILED),
+        Leaves::Nothing => held.remove_file(LEFT),
+    });
+    if let Err(error) = said {
+        let path = destination.join(LEFT);
+        tracing::warn!(
+            "Cannot write `{}`, so a daemon beside this does not know what is left: {error}",
+            path.display()
+        );
+    }
+}
+
+/// What a command that has ended has left. That is said once.
 #[must_use]
-pub fn take_left(destination: &Path) -> bool {
-    let left = destination.join(LEFT).symlink_metadata().is_ok();
+pub fn take_left(destination: &Path) -> Leaves {
+    if destination.join(LEFT).symlink_metadata().is_err() {
+        return Leaves::Nothing;
+    }
     // While it is at work nothing is left yet.
-    let over = left && !matches!(lock::try_lock(&destination.join(ALONE)), Ok(None));
-    over && Dir::open(destination).and_then(|held| held.remove_file(LEFT)).is_ok()
+    if matches!(lock::try_lock(&destination.join(ALONE)), Ok(None)) {
+        return Leaves::Nothing;
+    }
+    let Ok(held) = Dir::open(destination) else { return Leaves::Nothing };
+    let failed = held.deployed(LEFT, 64).is_ok_and(|text| text.as_slice() == FAILED);
+    match held.remove_file(LEFT) {
+        Ok(()) if failed => Leaves::Failed,
+        Ok(()) => Leaves::Undone,
+        Err(_) => Leaves::Nothing,
+    }
 }

@@ -139,7 +139,11 @@ impl ValidBundle {
     pub fn completed(mut self, joined: Self) -> Self {
         let kept: Vec<FileName> = self.lacks(&joined.bundle.names());
         self.kept = joined.bundle.only(&kept);
-        self.findings.facts = self.findings.facts.or(joined.findings.facts);
+        if self.findings.facts.is_none() && joined.findings.facts.is_some() {
+            // What is there was the certificate for it.
+            self.findings.warnings = joined.findings.warnings;
+            self.findings.facts = joined.findings.facts;
+        }
         self
     }
 
