@@ -135,10 +135,11 @@ impl Applier {
     }
 
     async fn work(&mut self) -> Result<(), DaemonError> {
-        let stop = self.parts.orders.stop.clone();
+        let Orders { stop, at_once, cut } = self.parts.orders.clone();
+        let mut hurry = false;
         loop {
             let stopping = self.until.is_some();
-            if stopping && self.receivers.is_empty() && !self.updates.is_running() {
+            if stopping && (hurry || self.receivers.is_empty()) && !self.updates.is_running() {
                 return Ok(());
             }
             let due = self.updates.due().filter(|_| !stopping);
@@ -157,7 +158,8 @@ impl Applier {
                 () = passed(Some(self.look_at)), if !stopping => self.look()?,
                 () = passed(overdue) => self.receivers.cut(),
                 () = stop.cancelled(), if !stopping => self.stop().await,
-                () = passed(self.until), if self.updates.is_running() && !self.parts.orders.cut.is_cancelled() => self.updates.cut(),
+                () = at_once.cancelled(), if stopping && !hurry => hurry = true,
+                () = passed(self.until), if self.updates.is_running() && !cut.is_cancelled() => self.updates.cut(),
             }
         }
     }

@@ -26,12 +26,12 @@ pub struct Orders {
     pub cut: CancellationToken,
 }
 
-/// How long writing that down may take.
-const LAST: Duration = Duration::from_secs(1);
+/// How long writing that down may take: a disk that stands still is not waited for longer.
+const LAST: Duration = Duration::from_secs(5);
 
 impl Orders {
     /// Runs something to its end; when nobody waits any longer it is told to [`cut`](Self::cut) what is under way, and dropped
-    /// a second later. `None`: it was dropped.
+    /// if it has not ended five seconds later. `None`: it was dropped.
     pub async fn run<T>(&self, work: impl Future<Output = T>, limit: impl FnOnce() -> Duration) -> Option<T> {
         tokio::pin!(work);
         tokio::select! {
