@@ -112,6 +112,8 @@ impl Drop for Fleet {
 fn full() -> (u16, rustix::fd::OwnedFd, Vec<std::net::TcpStream>) {
     let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     let port = free_port();
+    // What a test before this one has closed may still wait out its minute there (tcp(7)).
+    rustix::net::sockopt::set_socket_reuseaddr(&listener, true).expect("an option");
     bind(&listener, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, port)).expect("bind");
     listen(&listener, 0).expect("listen");
     let mut held = Vec::new();

@@ -106,6 +106,7 @@ fn all_addresses_of_a_name_are_tried_and_a_silent_one_costs_little() {
     let port = hall.sshd.port;
     let silent = SocketAddr::new("::1".parse().unwrap(), port);
     let listener = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+    rustix::net::sockopt::set_socket_reuseaddr(&listener, true).unwrap();
     bind(&listener, &silent).unwrap();
     listen(&listener, 0).unwrap();
     let mut held = Vec::new();
