@@ -193,7 +193,7 @@ fn due_of(record: Record, word: &Word, entries: Option<BTreeSet<String>>) -> Due
 }
 
 /// How a turn ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Told {
     /// Whether something failed.

@@ -185,7 +185,7 @@ impl Updates {
             let task = tokio::spawn(async move {
                 let alone = turn::alone(&settings, &orders.stop).await;
                 if orders.stop.is_cancelled() {
-                    return (Told { failed: false, again: true, left: true, unwritten: false }, whose(&duties));
+                    return (Told { again: true, left: true, ..Told::default() }, whose(&duties));
                 }
                 if alone.waited
                     && let Ok(newer) = turn::due(&settings, &which)
@@ -195,7 +195,7 @@ impl Updates {
                 }
                 if duties.batch.lineages.is_empty() {
                     tracing::debug!("What was owed has been done meanwhile");
-                    return (Told { failed: false, again: false, left: false, unwritten: false }, BTreeSet::new());
+                    return (Told::default(), BTreeSet::new());
                 }
                 let mut told = turn::run(&settings, &duties, &orders).await;
                 told.again |= !duties.whole;

@@ -7,7 +7,7 @@ use certdeploy_common::cert::{Bundle, Lineage};
 
 use super::apply::{ApplyError, Content, apply};
 use super::plan::{Retention, plan};
-use super::record::{Instead, Record};
+use super::record::Record;
 use super::state::{Damage, State, generation, with_files};
 use crate::config::Permissions;
 
@@ -93,19 +93,17 @@ pub fn rollback(
     }
     let below = put_back.map_or(current.number, |instead| instead.from.min(current.number));
     // What a later generation was put in the place of is not gone back to.
-    let records = state
-        .generations
-        .iter()
-        .filter_map(|(number, _)| Some((*number, generation(directory, *number)?.record?.instead?)));
-    let taken_out: Vec<(u64, Instead)> = records.collect();
+    let numbers = state.generations.iter().map(|(number, _)| *number);
+    let records: Vec<(u64, Record)> =
+        numbers.filter_map(|number| Some((number, generation(directory, number)?.record?))).collect();
     let is_unwanted = |number: u64, record: &Record| {
-        taken_out.iter().any(|(later, instead)| *later > number && instead.is_about(record))
+        let about = |later: &Record| later.instead.as_ref().is_some_and(|instead| instead.is_about(record));
+        records.iter().any(|(later, other)| *later > number && about(other))
     };
     let earlier = state.generations.iter().rev().map(|(number, _)| *number).filter(|number| *number < below);
     let same = |number| {
-        let digest = |record: Option<&Record>| record.map(|record| record.digest.clone());
-        let before = generation(directory, number).and_then(|found| digest(found.record.as_ref()));
-        before.is_some() && before == digest(current.record.as_ref())
+        let before = records.iter().find(|(own, _)| *own == number).map(|(_, record)| &record.digest);
+        before.is_some() && before == current.record.as_ref().map(|record| &record.digest)
     };
     if cause != Cause::Hand && earlier.clone().next().is_some_and(same) {
         return Err(RollbackError::Same(lineage.clone()));
@@ -124,7 +122,7 @@ pub fn rollback(
     let Some((from, files, mut record)) = found else { return Err(none) };
     record.instead = current.record.as_ref().map(|current| current.taken_out(from));
     record.permissions = Some(permissions.to_string());
-    let keep = retention.keep.saturating_add(copies(directory, &state, &record));
+    let keep = retention.keep.saturating_add(copies(&records, &record));
     let (number, steps) = plan(&state, &files.names(), Retention { keep, ..retention }, now);
     apply(directory, &steps, &Content { files: &files, record: &record, kept: None }, permissions)?;
     Ok(Restored { number, from, record })
@@ -132,9 +130,8 @@ pub fn rollback(
 
 /// How many generations have the same files as a later one, `next` included: they must not push out what can still be
 /// gone back to.
-fn copies(directory: &Path, state: &State, next: &Record) -> usize {
-    let records = state.generations.iter().filter_map(|(number, _)| generation(directory, *number)?.record);
-    let mut digests: Vec<_> = records.map(|record| record.digest).chain([next.digest.clone()]).collect();
+fn copies(records: &[(u64, Record)], next: &Record) -> usize {
+    let mut digests: Vec<_> = records.iter().map(|(_, record)| &record.digest).chain([&next.digest]).collect();
     let all = digests.len();
     digests.sort_unstable();
     digests.dedup();
