@@ -203,6 +203,16 @@ impl Drop for Daemon {
     }
 }
 
+/// Writes a program that can be run, and gives its path back.
+///
+/// # Panics
+/// The disk is full.
+pub fn executable(path: &Path, text: &str) -> PathBuf {
+    std::fs::write(path, text).expect("write");
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    path.to_owned()
+}
+
 /// A free TCP port of loopback, below those that the kernel gives to outgoing connections, so that none of these can
 /// take it before our program does.
 ///

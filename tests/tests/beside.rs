@@ -1,20 +1,11 @@
 //! Commands beside a daemon: both take turns with updates, nothing is done twice that was done once, and the daemon does
 //! what a command has left.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
 use certdeploy_common::fs::lock;
-use certdeploy_tests::process::Daemon;
+use certdeploy_tests::process::{Daemon, executable};
 use certdeploy_tests::wait::{PATIENCE, until};
 use certdeploy_tests::{Target, World};
 use rustix::process::Signal;
-
-fn write(path: &Path, text: &str) -> PathBuf {
-    std::fs::write(path, text).expect("write");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-    path.to_owned()
-}
 
 /// A daemon with two scripts, of which the first ends only when it may, and both fail while something is broken.
 struct Beside {
@@ -29,7 +20,7 @@ impl Beside {
         let mut target = world.target("web1", &["a.example"]);
         let path = |name: &str| world.path(name).display().to_string();
         let script = |name: &str, end: &str| {
-            let path = write(&world.path(name), &format!("#!/bin/sh\necho {name} >>{}\n{end}", path("runs")));
+            let path = executable(&world.path(name), &format!("#!/bin/sh\necho {name} >>{}\n{end}", path("runs")));
             format!("  - {{type: script, name: {}}}\n", path.display())
         };
         let wait = format!("while ! test -e {}; do sleep 0.05; done\n", path("go"));

@@ -182,9 +182,11 @@ fn the_first_half_of_a_first_delivery_waits_for_the_other() {
         assert!(client.said().contains("as generation 1") && !client.said().contains("as generation 2"));
     }
     // Once it rests it is what was meant.
-    let mut scene = Sets::new("rests");
-    let good = scene.issue();
-    scene.stage(&good, &[Fullchain]);
-    let _ = scene.pass("settle_time: 2\n").ended(0);
-    scene.holds(&good, &[Cert, Fullchain]);
+    for (name, lines) in [("rests", "settle_time: 2\n"), ("longest", "")] {
+        let mut scene = Sets::new(name);
+        let good = scene.issue();
+        scene.stage(&good, &[Fullchain]);
+        let _ = scene.pass(lines).ended(0);
+        scene.holds(&good, &[Cert, Fullchain]);
+    }
 }

@@ -1,21 +1,14 @@
 //! Updates of type `script` and `rc` when what they run misbehaves: each ends in time, is told apart by its words, and
 //! the next update runs all the same.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use certdeploy_tests::need::{Need, can_run};
 use certdeploy_tests::pass::Pass;
-use certdeploy_tests::process::{Daemon, Ran, command, run};
+use certdeploy_tests::process::{Daemon, Ran, command, executable, run};
 use certdeploy_tests::wait::{PATIENCE, until};
 use certdeploy_tests::{Lineage, World};
-
-fn write(path: &Path, text: &str) -> PathBuf {
-    std::fs::write(path, text).expect("write");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-    path.to_owned()
-}
 
 fn scene() -> (World, Lineage) {
     let world = World::new();
@@ -27,7 +20,7 @@ fn scene() -> (World, Lineage) {
 fn with_one_after(pass: &Pass, entry: &str) -> Ran {
     let touched = pass.path("touched");
     let _ = std::fs::remove_file(&touched);
-    let after = write(&pass.path("after"), &format!("#!/bin/sh\ntouch {}\n", touched.display()));
+    let after = executable(&pass.path("after"), &format!("#!/bin/sh\ntouch {}\n", touched.display()));
     let ran =
         run(pass.command(&format!("update_services:\n  - {entry}\n  - {{type: script, name: {}}}\n", after.display())));
     assert!(touched.exists(), "the next update did not run: {}", ran.said());
@@ -53,7 +46,7 @@ fn a_script_that_misbehaves_ends_in_time_and_the_next_update_runs() {
         ("dies", "#!/bin/sh\nkill -SEGV $$\n", 3, "it was killed by signal 11"),
     ] {
         let pass = Pass::over(&world, &lineage, name);
-        let script = write(&pass.path("script"), text);
+        let script = executable(&pass.path("script"), text);
         // What prints a GiB needs some seconds for it on a slow machine.
         let timeout = if name.starts_with("much") { 60 } else { 1 };
         let ran = with_one_after(&pass, &format!("{{type: script, name: {}, timeout: {timeout}}}", script.display()));
@@ -73,7 +66,7 @@ fn a_script_that_misbehaves_ends_in_time_and_the_next_update_runs() {
 fn a_script_that_is_still_being_written_is_waited_for_but_not_for_ever() {
     let (world, lineage) = scene();
     let pass = Pass::over(&world, &lineage, "busy");
-    let script = write(&pass.path("script"), "#!/bin/sh\n");
+    let script = executable(&pass.path("script"), "#!/bin/sh\n");
     let writer = || std::fs::File::options().append(true).open(&script).expect("open for writing");
     let lines = format!("update_services:\n  - {{type: script, name: {}}}\n", script.display());
     let open = writer();
@@ -93,7 +86,7 @@ fn a_script_that_is_still_being_written_is_waited_for_but_not_for_ever() {
 fn an_unknown_key_of_an_update_is_a_warning_with_the_right_one() {
     let (world, lineage) = scene();
     let pass = Pass::over(&world, &lineage, "unknown");
-    let script = write(&pass.path("script"), "#!/bin/sh\n");
+    let script = executable(&pass.path("script"), "#!/bin/sh\n");
     let ran = with_one_after(&pass, &format!("{{type: script, name: {}, tmeout: 5, quite_else: x}}", script.display()));
     assert_eq!(ran.code, Some(0), "{}", ran.said());
     for said in ["unknown key \"tmeout\" (did you mean \"timeout\"?)", "unknown key \"quite_else\""] {
@@ -136,7 +129,7 @@ fn the_real_service_command_is_believed() {
         std::fs::create_dir(&scripts).expect("a folder");
         if !text.is_empty() {
             let text = text.replace("{calls}", &calls.display().to_string());
-            write(&scripts.join(name), &format!("#!/bin/sh\n{text}\n"));
+            executable(&scripts.join(name), &format!("#!/bin/sh\n{text}\n"));
         }
         let lines = format!("update_services:\n  - {{type: rc, name: {name}, action: {action}, timeout: 1}}\n");
         let ran = run(with_init_scripts(&scripts, &pass.command(&lines))).ended(code);
@@ -152,7 +145,7 @@ fn the_real_service_command_is_believed() {
 fn another_service_command_can_be_set() {
     let (world, lineage) = scene();
     let pass = Pass::over(&world, &lineage, "service");
-    let own = write(&pass.path("service"), "#!/bin/sh\necho \"$@\" >>\"$0.calls\"\n");
+    let own = executable(&pass.path("service"), "#!/bin/sh\necho \"$@\" >>\"$0.calls\"\n");
     let updates = "update_services:\n  - {type: rc, name: nginx}\n  - {type: rc, name: ssh, action: reload}\n";
     let _ = run(pass.command(&format!("rc_service_exec: {}\n{updates}", own.display()))).ended(0);
     let calls = std::fs::read_to_string(pass.path("service.calls")).expect("calls");
@@ -168,7 +161,7 @@ fn nothing_is_left_of_a_script_that_was_killed() {
         "#!/bin/sh\nsleep 1000 & echo $! >{0}; (trap '' TERM; sleep 1000) & echo $! >>{0}; wait\n",
         pids.display()
     );
-    let script = write(&pass.path("script"), &text);
+    let script = executable(&pass.path("script"), &text);
     let ran = with_one_after(&pass, &format!("{{type: script, name: {}, timeout: 1}}", script.display())).ended(3);
     assert!(ran.stdout.contains("killed after 1 s"), "{}", ran.said());
     for pid in std::fs::read_to_string(&pids).expect("pids").lines() {
@@ -184,7 +177,7 @@ fn arguments_arrive_as_they_are_written() {
     let (world, lineage) = scene();
     let pass = Pass::over(&world, &lineage, "args");
     let got = pass.path("got");
-    let script = write(&pass.path("script"), &format!("#!/bin/sh\nprintf '%s\\0' \"$@\" >{}\n", got.display()));
+    let script = executable(&pass.path("script"), &format!("#!/bin/sh\nprintf '%s\\0' \"$@\" >{}\n", got.display()));
     let args = [
         "a b",
         "",
@@ -216,7 +209,7 @@ fn blanks_that_stand_in_quotes_are_part_of_an_argument() {
     let pass = Pass::over(&world, &lineage, "blanks");
     let got = pass.path("got");
     let text = format!("#!/bin/sh\nprintf '%s\\0' \"$@\" \"$OWN\" >{}\n", got.display());
-    let script = write(&pass.path("script"), &text);
+    let script = executable(&pass.path("script"), &text);
     let more = "args: [' a ', \"\\t\", \"\\n\"], env: {OWN: ' b '}";
     let ran = with_one_after(&pass, &format!("{{type: script, name: {}, {more}}}", script.display())).ended(0);
     let got = std::fs::read_to_string(&got).expect("what it got");
@@ -228,7 +221,7 @@ fn a_script_gets_what_is_the_host_s_and_not_what_was_meant_for_the_client_alone(
     let (world, lineage) = scene();
     let pass = Pass::over(&world, &lineage, "environment");
     let got = pass.path("got");
-    let script = write(&pass.path("script"), &format!("#!/bin/sh\nexec env -0 >{}\n", got.display()));
+    let script = executable(&pass.path("script"), &format!("#!/bin/sh\nexec env -0 >{}\n", got.display()));
     let not_theirs = [
         "INVOCATION_ID",
         "JOURNAL_STREAM",
@@ -261,4 +254,18 @@ fn a_script_gets_what_is_the_host_s_and_not_what_was_meant_for_the_client_alone(
     // What the entry itself says is meant.
     assert_eq!((value("LEXICON_OWN"), value("KEPT")), (Some("wanted"), Some("own")));
     assert_eq!(value("RENEWED_LINEAGE"), Some(pass.path("certs/a.example").display().to_string().as_str()));
+}
+
+#[test]
+fn a_check_has_the_time_of_scripts_and_not_that_of_its_entry() {
+    let (world, lineage) = scene();
+    let pass = Pass::over(&world, &lineage, "check-time");
+    let check = executable(&pass.path("check"), "#!/bin/sh\nsleep 3\n");
+    let entry =
+        format!("update_services: [{{type: script, name: /bin/true, timeout: 1, check: {}}}]\n", check.display());
+    let _ = run(pass.command(&entry)).ended(0);
+    let mut update = pass.command(&format!("script_timeout: 1\n{entry}"));
+    update.arg("update");
+    let said = run(update).ended(3).said();
+    assert!(said.contains("CheckError: ") && said.contains("it was killed after 1 s"), "{said}");
 }

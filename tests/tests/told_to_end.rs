@@ -1,21 +1,13 @@
 //! Whoever is told to end, or killed, while updates run: nothing of a script stays behind, no other entry begins, and the
 //! next run does what was left.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use certdeploy_tests::pass::Pass;
-use certdeploy_tests::process::{Daemon, run};
+use certdeploy_tests::process::{Daemon, executable, run};
 use certdeploy_tests::wait::{PATIENCE, until};
 use certdeploy_tests::{Lineage, World};
 use rustix::process::Signal;
-
-fn write(path: &Path, text: &str) -> PathBuf {
-    std::fs::write(path, text).expect("write");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-    path.to_owned()
-}
 
 fn scene() -> (World, Lineage) {
     let world = World::new();
@@ -48,7 +40,7 @@ fn a_pass_that_is_told_to_end_leaves_nothing_of_a_script_that_hangs_and_the_next
                 runs.display(),
                 go.display()
             );
-            let script = write(&pass.path("script"), &text);
+            let script = executable(&pass.path("script"), &text);
             let entry = entry.replace("{script}", &script.display().to_string());
             let lines = format!("update_services:\n  - {{type: script, {entry}}}\n");
             let ids = || -> Vec<String> {
@@ -86,8 +78,10 @@ fn a_pass_that_is_told_to_end_waits_for_a_script_that_ends_in_time() {
     let pass = Pass::over(&world, &lineage, "in-time");
     let (runs, go) = (pass.path("runs"), pass.path("go"));
     let text = format!("#!/bin/sh\necho >>{}\nwhile ! test -e {}; do sleep 0.05; done\n", runs.display(), go.display());
-    let lines =
-        format!("update_services:\n  - {{type: script, name: {}}}\n", write(&pass.path("script"), &text).display());
+    let lines = format!(
+        "update_services:\n  - {{type: script, name: {}}}\n",
+        executable(&pass.path("script"), &text).display()
+    );
     let mut client = Daemon::start("certdeploy-client", pass.command(&lines), &pass.path("client.log"));
     until("the script runs", PATIENCE, || runs.exists().then_some(()));
     client.signal(Signal::TERM);
@@ -108,7 +102,7 @@ impl Two {
     fn of(world: &World, lineage: &Lineage, name: &str) -> Self {
         let pass = Pass::over(world, lineage, name);
         let script = |name: &str, end: &str| {
-            write(&pass.path(name), &format!("#!/bin/sh\necho {name} >>{}\n{end}", pass.path("runs").display()))
+            executable(&pass.path(name), &format!("#!/bin/sh\necho {name} >>{}\n{end}", pass.path("runs").display()))
         };
         let wait = format!("while ! test -e {}; do sleep 0.05; done\n", pass.path("go").display());
         let (one, two) = (script("one", &wait), script("two", ""));
@@ -188,7 +182,7 @@ fn what_was_done_before_the_cut_is_not_done_again() {
         std::fs::write(two.pass.path("go"), "").expect("write");
         let hangs = format!("#!/bin/sh\necho two >>{}\nsleep 1000\n", two.pass.path("runs").display());
         let quick = std::fs::read_to_string(two.pass.path("two")).expect("the script");
-        write(&two.pass.path("two"), &hangs);
+        executable(&two.pass.path("two"), &hangs);
         let mut client = two.start(&[]);
         until("the second one runs", PATIENCE, || (two.runs().len() == 2).then_some(()));
         client.signal(Signal::TERM);
@@ -197,7 +191,7 @@ fn what_was_done_before_the_cut_is_not_done_again() {
             client.signal(Signal::TERM);
         }
         assert_eq!(client.ends().code(), Some(3), "{}", client.said());
-        write(&two.pass.path("two"), &quick);
+        executable(&two.pass.path("two"), &quick);
         assert_eq!(two.pass(), ["two"], "{by_second_signal}");
         assert_eq!(two.pass(), [""; 0]);
     }
@@ -211,7 +205,7 @@ fn a_signal_that_ends_the_script_as_well_blames_no_files() {
         let begun = pass.path("begun");
         let hang = format!("test -e {}", pass.path("quiet").display());
         let text = format!("#!/bin/sh\n{hang} && exit 0\necho $$ >{}\nexec sleep 1000\n", begun.display());
-        let script = write(&pass.path("script"), &text).display().to_string();
+        let script = executable(&pass.path("script"), &text).display().to_string();
         let entry = if check { format!("name: /bin/true, check: {script}") } else { format!("name: {script}") };
         let lines = format!("update_services:\n  - {{type: script, {entry}, on_failure: rollback}}\n");
         std::fs::write(pass.path("quiet"), "").expect("write");
